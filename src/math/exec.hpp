@@ -1,0 +1,29 @@
+// What a function needs to compute on one thread: its place in the team, the kernels, and working memory.
+#pragma once
+
+#include <cstddef>
+#include <span>
+
+#include "math/dispatch.hpp"
+#include "math/thread_team.hpp"
+
+namespace quern {
+
+/// Who computes products. `eigen` is the oracle of the tests and the fallback on other machines (`--backend eigen`); all
+/// else (norms, attention, ...) goes to `kernels` either way.
+struct Backend {
+  const KernelTable* kernels = nullptr;
+  bool eigen = false;
+};
+
+/// One thread's execution context. Functions that take an Exec& are called by every member of `member`'s team with the
+/// same arguments ("SPMD") and return on all of them after the work is done and visible to all. With a default TeamMember
+/// they run serially on the calling thread. `scratch` is this thread's own, aligned to kBufferAlignment, and holds nothing
+/// between calls; functions state its size in a *_scratch_bytes function.
+struct Exec {
+  TeamMember& member;
+  const Backend& backend;
+  std::span<std::byte> scratch;
+};
+
+}  // namespace quern

@@ -1,0 +1,90 @@
+// The one matmul front: y = x W^T, dx = dy W and dW = dy^T x for every weight type and layout, with fused epilogues.
+//
+// Numerics. Sums are f32 (bf16 products are exact in f32 before they are added). Each output element is summed in an order
+// that depends only on the reduction's length and the instruction set: not on the number of threads or rows, not on
+// which rows share a call, not on how the caller cuts rows. So a row of a batch has the same bits as that row alone.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "math/element_type.hpp"
+#include "math/exec.hpp"
+
+namespace quern {
+
+/// How a weight's elements lie in memory.
+enum class WeightLayout : std::uint8_t {
+  plain,  ///< [rows, cols] row-major, as in a file
+  packed  ///< the private pack of the instruction set that made it, once for y = x W^T and (optionally) once for dx = dy W
+};
+
+/// A weight matrix W [rows, cols] = [outputs, inputs]. A view: whoever made the memory owns it.
+struct Weight {
+  ElementType type = ElementType::f32;
+  WeightLayout layout = WeightLayout::plain;
+  std::int64_t rows = 0;
+  std::int64_t cols = 0;
+  const void* forward = nullptr;   ///< plain data, or the pack for y = x W^T
+  const void* backward = nullptr;  ///< the pack for dx = dy W; null where only forward is used. Plain: same as forward
+};
+
+/// Bytes of one orientation's pack of a [rows, cols] weight in `compute` type; multiple of kBufferAlignment.
+struct PackedWeightBytes {
+  std::size_t forward = 0;
+  std::size_t backward = 0;
+};
+[[nodiscard]] PackedWeightBytes packed_weight_bytes(const Backend& backend, ComputeType compute, std::int64_t rows,
+                                                    std::int64_t cols);
+
+/// Converts and packs W (f32, row-major [rows, cols], contiguous) for products in `compute` type. `forward` and `backward`
+/// (nullable) have the sizes that packed_weight_bytes states. SPMD. Conversion to bf16 rounds to nearest even. With the
+/// Eigen backend the "pack" is a plain row-major copy in the compute type's precision.
+Weight pack_weight(Exec& exec, ComputeType compute, const float* w, std::int64_t rows, std::int64_t cols, void* forward,
+                   void* backward);
+
+/// A row-major matrix that a product reads: element (r, c) at data + r * row_stride + c.
+struct ConstMatrix {
+  const void* data = nullptr;
+  ElementType type = ElementType::f32;  ///< f32 or bf16; must be bf16 where the weight was packed for bf16
+  std::int64_t rows = 0;
+  std::int64_t cols = 0;
+  std::int64_t row_stride = 0;  ///< elements, >= cols
+};
+
+/// A row-major matrix that a product writes; f32 or bf16 (rounded to nearest even from the f32 sum and epilogue).
+struct MutableMatrix {
+  void* data = nullptr;
+  ElementType type = ElementType::f32;
+  std::int64_t rows = 0;
+  std::int64_t cols = 0;
+  std::int64_t row_stride = 0;
+};
+
+/// What is done to each sum before it is stored: out = activation(sum + bias) + residual, in f32. `pre_activation`
+/// additionally receives sum + bias in the output's type.
+struct Epilogue {
+  const float* bias = nullptr;  ///< [out.cols]
+  Activation activation = Activation::none;
+  void* pre_activation = nullptr;  ///< [rows, out.cols] in out.type, or null
+  std::int64_t pre_activation_stride = 0;
+  const float* residual = nullptr;  ///< f32 [rows, out.cols], or null; may be the output itself (to accumulate)
+  std::int64_t residual_stride = 0;
+};
+
+/// Scratch that any product of these kinds with M <= max_rows, N, K <= max_cols needs per thread.
+[[nodiscard]] std::size_t matmul_scratch_bytes(const Backend& backend, std::int64_t max_rows, std::int64_t max_cols);
+
+/// y [M, N] = epilogue(x [M, K] W^T), W [N, K]. SPMD: rows and columns are shared among the team's members.
+void matmul_forward(Exec& exec, const ConstMatrix& x, const Weight& w, const MutableMatrix& y, const Epilogue& epilogue = {});
+
+/// dx [M, K] = epilogue(dy [M, N] W), W [N, K]. SPMD.
+void matmul_backward_input(Exec& exec, const ConstMatrix& dy, const Weight& w, const MutableMatrix& dx,
+                           const Epilogue& epilogue = {});
+
+/// dW [N, K] (+)= dy [M, N]^T x [M, K], f32, contiguous rows; dbias [N] (nullable) (+)= column sums of dy. dy and x have the
+/// same type. SPMD over tiles of dW: the reduction over M runs in a fixed order whatever the thread count.
+void matmul_backward_weight(Exec& exec, const ConstMatrix& dy, const ConstMatrix& x, float* dw, float* dbias,
+                            bool accumulate);
+
+}  // namespace quern

@@ -1,0 +1,87 @@
+// Threads that run one function together: one OpenMP parallel region per step, with a barrier of our own inside.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <utility>
+
+namespace quern {
+
+namespace internal {
+struct TeamShared;  // barrier and loop counters of one team
+
+/// Waits until every member of the team has arrived. Spins for a short while, then sleeps on a futex, because the cores
+/// may be shared with other processes.
+void team_barrier(TeamShared& shared, std::uint32_t member_count);
+
+/// Claims the next unclaimed task of the team's `loop`-th for_each. Returns values >= task count when none is left.
+std::int64_t team_claim(TeamShared& shared, std::uint64_t loop);
+}  // namespace internal
+
+/// One thread's part in a team, handed to the function that ThreadTeam::run executes on every thread. All members must
+/// make the same sequence of barrier() and for_each() calls. A default-constructed member is a team of one, with which
+/// the same functions run serially (inside a task of another team's loop, say).
+class TeamMember {
+ public:
+  TeamMember() = default;
+
+  /// This thread's number in 0 .. count()-1.
+  [[nodiscard]] int index() const { return index_; }
+  [[nodiscard]] int count() const { return count_; }
+
+  /// Waits for all members; a team of one returns at once.
+  void barrier() {
+    if (count_ > 1) internal::team_barrier(*shared_, static_cast<std::uint32_t>(count_));
+  }
+
+  /// Calls `task(i)` exactly once for each i in 0 .. tasks-1, on whichever member is free, then waits for all members.
+  /// Which thread runs a task is not determined; results must not depend on it. Allocates nothing.
+  template <class Task>
+  void for_each(std::int64_t tasks, Task&& task) {
+    if (count_ == 1) {
+      for (std::int64_t i = 0; i < tasks; ++i) task(i);
+      return;
+    }
+    const std::uint64_t loop = loop_++;
+    for (std::int64_t i = internal::team_claim(*shared_, loop); i < tasks; i = internal::team_claim(*shared_, loop)) task(i);
+    barrier();
+  }
+
+ private:
+  friend class ThreadTeam;
+  internal::TeamShared* shared_ = nullptr;
+  int index_ = 0;
+  int count_ = 1;
+  std::uint64_t loop_ = 0;
+};
+
+/// Owns the threads' shared state. Not itself thread-safe: one run() at a time.
+class ThreadTeam {
+ public:
+  /// `threads` >= 1. Threads are OpenMP's and are created at the first run().
+  explicit ThreadTeam(int threads);
+  ~ThreadTeam();
+  ThreadTeam(ThreadTeam&&) noexcept;
+  ThreadTeam& operator=(ThreadTeam&&) noexcept;
+
+  [[nodiscard]] int size() const { return size_; }
+
+  /// Runs `body(TeamMember&)` on every thread of the team and returns when all are done. `body` must not throw.
+  template <class Body>
+  void run(Body&& body) {
+    run_erased([](void* context, TeamMember& member) { (*static_cast<std::remove_reference_t<Body>*>(context))(member); },
+               &body);
+  }
+
+ private:
+  void run_erased(void (*body)(void* context, TeamMember& member), void* context);
+  std::unique_ptr<internal::TeamShared> shared_;
+  int size_ = 1;
+};
+
+/// Threads to use when nothing is said: the processors in this process's affinity mask, cut by the container's CPU quota
+/// (cgroup v1 and v2), at least 1.
+[[nodiscard]] int default_thread_count();
+
+}  // namespace quern

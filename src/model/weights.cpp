@@ -1,0 +1,106 @@
+#include "model/weights.hpp"
+
+#include <cmath>
+
+namespace quern {
+
+std::vector<float> make_rope_table(const ModelConfig& config, std::int64_t positions) {
+  if (config.position != PositionKind::rope) return {};
+  const std::int64_t rotated = config.rotated();
+  const std::int64_t pairs = rotated / 2;
+  std::vector<float> table(static_cast<std::size_t>(positions * rotated));
+  for (std::int64_t pair = 0; pair < pairs; ++pair) {
+    const double frequency =
+        std::pow(static_cast<double>(config.rope_base), -2.0 * static_cast<double>(pair) / static_cast<double>(rotated));
+    for (std::int64_t position = 0; position < positions; ++position) {
+      const double angle = static_cast<double>(position) * frequency;
+      table[static_cast<std::size_t>(position * rotated + pair)] = static_cast<float>(std::cos(angle));
+      table[static_cast<std::size_t>(position * rotated + pairs + pair)] = static_cast<float>(std::sin(angle));
+    }
+  }
+  return table;
+}
+
+WeightPacks::WeightPacks(const Backend& backend, ComputeType compute, const ModelConfig& config,
+                         const ParameterLayout& layout, bool for_backward, MemoryPlan& plan)
+    : backend_(backend), compute_(compute), config_(config), layout_(layout), for_backward_(for_backward) {
+  layers_.reserve(layout.layers.size());
+  for (const LayerParameters& layer : layout.layers) {
+    layers_.push_back({plan_one(layer.qkv, plan), plan_one(layer.attention_out, plan), plan_one(layer.mlp_in, plan),
+                       plan_one(layer.mlp_out, plan)});
+  }
+  head_ = plan_one(layout.head, plan);
+}
+
+WeightPacks::Pack WeightPacks::plan_one(int parameter, MemoryPlan& plan) const {
+  const Parameter& p = layout_.parameters[static_cast<std::size_t>(parameter)];
+  const PackedWeightBytes bytes = packed_weight_bytes(backend_, compute_, p.rows, p.cols);
+  Pack pack{.parameter = parameter};
+  pack.forward = plan.add(p.name + " pack", bytes.forward, MemoryCategory::weights);
+  if (for_backward_) pack.backward = plan.add(p.name + " backward pack", bytes.backward, MemoryCategory::weights);
+  return pack;
+}
+
+Weight WeightPacks::weight(const Pack& pack, const MemoryPlan& plan, Arena& arena) const {
+  const Parameter& p = layout_.parameters[static_cast<std::size_t>(pack.parameter)];
+  return Weight{.type = compute_ == ComputeType::bf16 ? ElementType::bf16 : ElementType::f32,
+                .layout = WeightLayout::packed,
+                .rows = p.rows,
+                .cols = p.cols,
+                .forward = arena.get<std::byte>(plan, pack.forward),
+                .backward = for_backward_ ? arena.get<std::byte>(plan, pack.backward) : nullptr};
+}
+
+ModelWeights WeightPacks::view(const float* parameters, const MemoryPlan& plan, Arena& arena,
+                               std::int64_t rope_positions) const {
+  const auto vector = [&](int index) {
+    return index < 0 ? nullptr : parameters + layout_.parameters[static_cast<std::size_t>(index)].offset;
+  };
+  ModelWeights weights;
+  weights.config = config_;
+  weights.compute = compute_;
+  weights.token_embedding = vector(layout_.token_embedding);
+  weights.position_embedding = vector(layout_.position_embedding);
+  weights.layers.reserve(layers_.size());
+  for (std::size_t i = 0; i < layers_.size(); ++i) {
+    const LayerParameters& p = layout_.layers[i];
+    LayerWeights& w = weights.layers.emplace_back();
+    w.norm1 = vector(p.norm1);
+    w.norm1_bias = vector(p.norm1_bias);
+    w.qkv = weight(layers_[i].qkv, plan, arena);
+    w.qkv_bias = vector(p.qkv_bias);
+    w.q_norm = vector(p.q_norm);
+    w.k_norm = vector(p.k_norm);
+    w.attention_out = weight(layers_[i].attention_out, plan, arena);
+    w.attention_out_bias = vector(p.attention_out_bias);
+    w.norm2 = vector(p.norm2);
+    w.norm2_bias = vector(p.norm2_bias);
+    w.mlp_in = weight(layers_[i].mlp_in, plan, arena);
+    w.mlp_in_bias = vector(p.mlp_in_bias);
+    w.mlp_out = weight(layers_[i].mlp_out, plan, arena);
+    w.mlp_out_bias = vector(p.mlp_out_bias);
+  }
+  weights.final_norm = vector(layout_.final_norm);
+  weights.final_norm_bias = vector(layout_.final_norm_bias);
+  weights.head = weight(head_, plan, arena);
+  weights.rope_table = make_rope_table(config_, rope_positions);
+  return weights;
+}
+
+void WeightPacks::pack(Exec& exec, const float* parameters, const ModelWeights& weights) const {
+  const auto one = [&](const Pack& pack, const Weight& target) {
+    const Parameter& p = layout_.parameters[static_cast<std::size_t>(pack.parameter)];
+    // The view's pointers lie in the arena that this object's owner allocated; packing is the one place that writes there.
+    (void)pack_weight(exec, compute_, parameters + p.offset, p.rows, p.cols, const_cast<void*>(target.forward),
+                      const_cast<void*>(target.backward));
+  };
+  for (std::size_t i = 0; i < layers_.size(); ++i) {
+    one(layers_[i].qkv, weights.layers[i].qkv);
+    one(layers_[i].attention_out, weights.layers[i].attention_out);
+    one(layers_[i].mlp_in, weights.layers[i].mlp_in);
+    one(layers_[i].mlp_out, weights.layers[i].mlp_out);
+  }
+  one(head_, weights.head);
+}
+
+}  // namespace quern

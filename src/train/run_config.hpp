@@ -1,0 +1,105 @@
+// A training run as data: what a YAML run file says, after defaults, overrides and validation.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "math/result.hpp"
+#include "model/model_config.hpp"
+
+namespace quern {
+
+enum class WindowOrder : std::uint8_t {
+  shuffled,  ///< every window once an epoch, in a keyed order
+  random     ///< independent uniform offsets, as nanoGPT
+};
+enum class DocumentAttention : std::uint8_t {
+  across,  ///< a window is one sequence, whatever documents it spans
+  isolate  ///< positions restart and attention stops at document starts
+};
+enum class Precision : std::uint8_t { automatic, f32, bf16 };
+enum class BackendKind : std::uint8_t { kernels, eigen };
+
+struct DataConfig {
+  std::string corpus;  ///< prepared HDF5 file
+  WindowOrder order = WindowOrder::shuffled;
+  DocumentAttention documents = DocumentAttention::across;
+};
+
+struct OptimizerConfig {
+  float learning_rate = 1e-3F;
+  float min_learning_rate = 1e-4F;  ///< at the end of the cosine
+  std::int64_t warmup_steps = 100;
+  std::int64_t decay_steps = 0;     ///< step at which the cosine ends; 0: train.steps
+  float beta1 = 0.9F;
+  float beta2 = 0.99F;
+  float eps = 1e-8F;
+  float weight_decay = 0.1F;
+  float clip_norm = 1.0F;  ///< global gradient norm; 0: no clipping
+};
+
+struct TrainConfig {
+  std::int64_t steps = 2000;           ///< optimizer steps
+  std::int64_t batch = 12;             ///< sequences per micro-batch
+  std::int64_t accumulation = 1;       ///< micro-batches per optimizer step
+  std::int64_t context = 0;            ///< tokens per sequence; 0: model.context
+  Precision precision = Precision::automatic;
+  std::uint64_t seed = 1337;
+  float dropout = 0.0F;
+  float init_std = 0.02F;
+  std::int64_t log_every = 10;         ///< steps between lines of metrics.jsonl
+  std::int64_t eval_every = 250;       ///< steps between validations; 0: never
+  std::int64_t eval_tokens = 0;        ///< at most so many validation tokens; 0: the whole split
+  std::int64_t save_every = 0;         ///< steps between checkpoints; 0: only with validations and at the end
+  std::int64_t keep = 2;               ///< numbered checkpoints kept besides best and last
+};
+
+struct SampleConfig {
+  std::int64_t every = 0;  ///< steps between samples; 0: only at the end
+  std::int64_t tokens = 100;
+  std::string prompt;
+  float temperature = 0.8F;
+  std::int64_t top_k = 0;  ///< 0: all
+  float top_p = 1.0F;
+};
+
+struct SystemConfig {
+  std::int64_t threads = 0;        ///< 0: default_thread_count()
+  std::int64_t memory_limit_mib = 0;  ///< refuse plans above this; 0: the memory this process may use
+  BackendKind backend = BackendKind::kernels;
+};
+
+struct RunConfig {
+  std::string dir;  ///< `run.dir`: where checkpoints, metrics.jsonl and run.yaml go
+  ModelConfig model;
+  DataConfig data;
+  OptimizerConfig optimizer;
+  TrainConfig train;
+  SampleConfig sample;
+  SystemConfig system;
+
+  [[nodiscard]] std::int64_t context() const { return train.context > 0 ? train.context : model.context; }
+};
+
+/// Reads `path`, applies `overrides` ("train.steps=100", in order), checks everything against the one schema. Relative paths
+/// in the file are relative to the current directory. Errors: "FILE:LINE:COLUMN: key `train.stesp`: unknown; nearest known
+/// key: `train.steps`" and alike for wrong types, values out of range, impossible combinations; overrides are named as
+/// "command line: ...". model.vocab is not a key: it comes from the corpus.
+[[nodiscard]] Result<RunConfig> load_run_config(const std::string& path, const std::vector<std::string>& overrides);
+
+/// The same from text; `name` stands for the file in errors.
+[[nodiscard]] Result<RunConfig> parse_run_config(std::string_view yaml, std::string_view name,
+                                                 const std::vector<std::string>& overrides);
+
+/// The resolved run, every key with its value, as YAML that load_run_config reads back to an equal config.
+[[nodiscard]] std::string to_yaml(const RunConfig& config);
+
+/// One row per key: name, type word, default as text, allowed values, one-line description; for help and documentation.
+struct KeyDoc {
+  std::string key, type, default_value, allowed, description;
+};
+[[nodiscard]] std::vector<KeyDoc> run_config_keys();
+
+}  // namespace quern
