@@ -1,0 +1,107 @@
+// Matrix-product kernels: the table that each instruction set fills. Plain data only: instruction-set files include this
+// header. The front (matmul.cpp) partitions the work, chooses blocks and handles edges; kernels see whole steps and panels.
+//
+// A product C = A B is cut into tiles of at most tile_rows rows by one panel of panel_cols columns. The reduction runs in
+// steps of `step` elements. An element of C is one chain of f32 additions (one per step, in order), so its bits depend on
+// neither the tile it lies in nor where the chain is cut and stored in between.
+//
+// A panel holds element (k, j) of B at ((k / pair) * panel_cols + j) * pair + k % pair, where pair is 2 for operands of type
+// bf16 and 1 for f32; k is padded with zeros to whole steps, j to panel_cols.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "math/element_type.hpp"
+
+namespace quern {
+
+/// One tile: C [rows, panel_cols] = A [rows, steps * step] B, or += where `add`.
+struct MatmulTile {
+  const void* a = nullptr;         ///< operand type
+  std::int64_t a_row_stride = 0;   ///< elements from a row to the next
+  std::int64_t a_step_stride = 0;  ///< elements from a step to the next; inside a step elements are contiguous
+  const void* b = nullptr;         ///< the panel, at the first step
+  std::int64_t steps = 0;          ///< 0: C = 0, or unchanged where `add`
+  float* c = nullptr;              ///< all panel_cols columns of each row are written
+  std::int64_t c_stride = 0;
+  std::int64_t rows = 0;  ///< 1 .. tile_rows
+  bool add = false;
+};
+
+/// Writes out = tile + bias + residual (each of the latter two only where given) in f32 or, rounded to nearest even, in
+/// bf16.
+struct MatmulStore {
+  const float* tile = nullptr;
+  std::int64_t tile_stride = 0;
+  std::int64_t rows = 0;
+  std::int64_t cols = 0;
+  const float* bias = nullptr;
+  const float* residual = nullptr;  ///< may be `out`
+  std::int64_t residual_stride = 0;
+  void* out = nullptr;  ///< may be `tile` where out_type is f32
+  std::int64_t out_stride = 0;
+  ElementType out_type = ElementType::f32;
+};
+
+/// A strided block to be packed or converted.
+struct MatmulBlock {
+  const void* data = nullptr;
+  std::int64_t stride = 0;  ///< elements from a row to the next
+  std::int64_t rows = 0;
+  std::int64_t cols = 0;
+};
+
+/// Products of one compute type. "Activations" below are of that type (float or bf16); the operand type is what the tile
+/// kernel reads, which is f32 where the instruction set has no bf16 products.
+struct ProductKernels {
+  ElementType operand = ElementType::f32;
+  std::int64_t tile_rows = 0;
+  std::int64_t panel_cols = 0;
+  std::int64_t step = 0;
+  std::int64_t packed_a_row_stride = 0;  ///< how pack_a lays a tile out
+  std::int64_t packed_a_step_stride = 0;
+
+  void (*tile)(const MatmulTile& tile) = nullptr;
+
+  /// Weights, f32 (rounded to bf16 first where that is the compute type), into one panel of `padded_k` >= k elements depth.
+  /// pack_weight_rows: source [k, cols <= panel_cols]. pack_weight_transposed: source [cols, k].
+  void (*pack_weight_rows)(const MatmulBlock& source, std::int64_t padded_k, void* panel) = nullptr;
+  void (*pack_weight_transposed)(const MatmulBlock& source, std::int64_t padded_k, void* panel) = nullptr;
+  /// Activations [k, cols <= panel_cols] into one panel.
+  void (*pack_b)(const MatmulBlock& source, std::int64_t padded_k, void* panel) = nullptr;
+  /// Activations [k, cols <= tile_rows] transposed into a tile of A: row i of the tile is column i of the source. Rows past
+  /// cols are undefined; k is padded with zeros.
+  void (*pack_a)(const MatmulBlock& source, std::int64_t padded_k, void* tile) = nullptr;
+  /// Activations [rows, cols] to operand type, row-major with `out_stride` >= padded_cols; columns cols .. padded_cols are
+  /// 0.
+  void (*copy_a)(const MatmulBlock& source, std::int64_t padded_cols, void* out, std::int64_t out_stride) = nullptr;
+  /// sums[j] += sum of column j of the activations [rows, cols]; the block is summed in row order, then added.
+  void (*column_sums)(const MatmulBlock& source, float* sums) = nullptr;
+
+  /// Runs register-only multiply-adds at full throughput; returns the floating-point operations done (about `iterations`
+  /// times some thousands). Between begin() and end().
+  double (*register_loop)(std::int64_t iterations) = nullptr;
+  /// The same with tiles fed from a block of 16 KiB (l1), in the pattern of `tile`; null where there are no matrix tiles.
+  double (*l1_loop)(std::int64_t iterations, void* l1) = nullptr;
+};
+
+/// Matrix products of one instruction set.
+struct MatmulKernels {
+  const char* name = nullptr;
+  ProductKernels f32;
+  ProductKernels b16;
+  void (*store)(const MatmulStore& store) = nullptr;
+  /// Bracket each task (a sequence of calls on one thread): load and release the tile configuration where there is one.
+  void (*begin)() = nullptr;
+  void (*end)() = nullptr;
+};
+
+/// Tables by instruction set; null where this build lacks the path. Only dispatch.cpp and tests call these.
+const MatmulKernels* matmul_kernels_portable();
+const MatmulKernels* matmul_kernels_avx2();
+const MatmulKernels* matmul_kernels_avx512();
+const MatmulKernels* matmul_kernels_avx512_vnni();
+const MatmulKernels* matmul_kernels_amx();
+
+}  // namespace quern
