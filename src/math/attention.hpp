@@ -20,7 +20,8 @@ namespace quern {
 
 /// out = softmax(mask(scale * q k^T)) v for every sequence and head. T is float or bf16; KV views hold T.
 /// q, out: [rows, heads, head_dim] with row strides; lse (nullable) f32 [rows, heads] receives log-sum-exp of the scaled
-/// (soft-capped) scores. SPMD over (sequence, KV head, block of queries).
+/// (soft-capped) scores, the sink included. Dropout, where asked for, hits probabilities: column = key position, row =
+/// (dropout.first_row + batch row) * heads + head. SPMD over (sequence, KV head, block of queries).
 template <class T>
 void attention_forward(Exec& exec, const AttentionShape& shape, std::span<const AttentionSequence> sequences,
                        const AttentionRows<const T>& q, const AttentionRows<T>& out, float* lse, const DropoutMask& dropout);
@@ -31,8 +32,8 @@ void attention_forward(Exec& exec, const AttentionShape& shape, std::span<const 
 /// cross threads.
 template <class T>
 void attention_backward(Exec& exec, const AttentionShape& shape, std::span<const AttentionSequence> sequences,
-                        const AttentionRows<const T>& q, const AttentionRows<const T>& out, const AttentionRows<const T>& dout,
-                        const float* lse, const AttentionRows<T>& dq, const AttentionRows<T>& dk, const AttentionRows<T>& dv,
-                        const DropoutMask& dropout);
+                        const AttentionRows<const T>& q, const AttentionRows<const T>& out,
+                        const AttentionRows<const T>& dout, const float* lse, const AttentionRows<T>& dq,
+                        const AttentionRows<T>& dk, const AttentionRows<T>& dv, const DropoutMask& dropout);
 
 }  // namespace quern

@@ -1,4 +1,5 @@
-// Attention's shapes, the KV view, and the table that each instruction set fills. Plain data only.
+// Attention's shapes, the KV view, the tasks that kernels compute, and the table that each instruction set fills. Plain
+// data only.
 #pragma once
 
 #include <cstddef>
@@ -50,5 +51,64 @@ struct AttentionRows {
   T* data = nullptr;
   std::int64_t row_stride = 0;
 };
+
+/// Query rows times query heads per KV head that one forward task takes (at least one query). Large enough that packing a
+/// block of keys costs little beside using it, small enough that two threads share one sequence of 512.
+inline constexpr std::int64_t kAttentionTaskRows = 256;
+
+/// What one call of a forward kernel computes: the query heads of one KV head, for query rows first_query ..
+/// first_query + queries - 1 of one sequence. Data pointers are those of the whole batch's row 0 (elements of the kernel's
+/// T).
+struct AttentionForwardTask {
+  const AttentionShape* shape = nullptr;
+  const AttentionSequence* sequence = nullptr;
+  const DropoutMask* dropout = nullptr;
+  std::int64_t kv_head = 0;
+  std::int64_t first_query = 0;
+  std::int64_t queries = 0;
+  const void* q = nullptr;
+  std::int64_t q_stride = 0;
+  void* out = nullptr;
+  std::int64_t out_stride = 0;
+  float* lse = nullptr;          ///< [batch rows, heads], or null
+  std::byte* scratch = nullptr;  ///< attention_scratch_bytes, aligned to 64
+};
+
+/// What one call of a backward kernel computes: dk and dv of one KV head, dq of its query heads, for one sequence.
+struct AttentionBackwardTask {
+  const AttentionShape* shape = nullptr;
+  const AttentionSequence* sequence = nullptr;
+  const DropoutMask* dropout = nullptr;
+  std::int64_t kv_head = 0;
+  const void* q = nullptr;
+  std::int64_t q_stride = 0;
+  const void* out = nullptr;
+  std::int64_t out_stride = 0;
+  const void* dout = nullptr;
+  std::int64_t dout_stride = 0;
+  const float* lse = nullptr;
+  void* dq = nullptr;
+  std::int64_t dq_stride = 0;
+  void* dk = nullptr;
+  std::int64_t dk_stride = 0;
+  void* dv = nullptr;
+  std::int64_t dv_stride = 0;
+  std::byte* scratch = nullptr;
+};
+
+struct AttentionKernels {
+  const char* name;
+  void (*forward_f32)(const AttentionForwardTask& task);
+  void (*forward_bf16)(const AttentionForwardTask& task);
+  void (*backward_f32)(const AttentionBackwardTask& task);
+  void (*backward_bf16)(const AttentionBackwardTask& task);
+};
+
+/// Tables by instruction set; null where this build lacks the path. Only dispatch.cpp and tests call these.
+const AttentionKernels* attention_kernels_portable();
+const AttentionKernels* attention_kernels_avx2();
+const AttentionKernels* attention_kernels_avx512();
+const AttentionKernels* attention_kernels_avx512_vnni();
+const AttentionKernels* attention_kernels_amx();
 
 }  // namespace quern
