@@ -20,7 +20,8 @@ class AlignedBuffer {
 
   [[nodiscard]] std::byte* data() { return memory_.get(); }
   [[nodiscard]] const std::byte* data() const { return memory_.get(); }
-  [[nodiscard]] std::size_t bytes() const { return bytes_; }
+  /// The bytes asked for; 0 after a move from this buffer.
+  [[nodiscard]] std::size_t bytes() const { return memory_ == nullptr ? 0 : bytes_; }
   template <class T>
   [[nodiscard]] T* as() {
     return reinterpret_cast<T*>(memory_.get());
@@ -32,7 +33,7 @@ class AlignedBuffer {
 
  private:
   struct Free {
-    std::size_t mapped_bytes = 0;  // 0: from aligned_alloc, else the length of an mmap
+    std::size_t mapped_bytes;  // 0: from aligned_alloc, else the length of an mmap; unique_ptr sets it to 0 when it is empty
     void operator()(std::byte* memory) const;
   };
   std::unique_ptr<std::byte, Free> memory_;

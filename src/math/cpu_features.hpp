@@ -1,6 +1,8 @@
 // What this processor can do and the operating system lets us use.
 #pragma once
 
+#include <array>
+#include <cstdint>
 #include <string>
 #include <string_view>
 
@@ -32,5 +34,24 @@ struct CpuFeatures {
 
 /// Names of the flags that `isa` needs and `features` lacks, comma-separated; empty when supported.
 [[nodiscard]] std::string missing_features(const CpuFeatures& features, Isa isa);
+
+namespace internal {
+
+/// The four registers of one CPUID answer.
+struct CpuidLeaf {
+  std::uint32_t eax = 0, ebx = 0, ecx = 0, edx = 0;
+};
+
+/// The answers that detection reads; those past the largest leaf stay zero.
+struct CpuidRecord {
+  CpuidLeaf leaf0, leaf1, leaf7_0, leaf7_1, extended0;
+  std::array<CpuidLeaf, 3> brand{};  ///< 0x80000002 to 0x80000004: the model name
+};
+
+/// What `record` means under a system that saves the registers in `xcr0` (ignored unless the record says that XCR0 can be
+/// read) and has or has not permitted tile data. Pure: tests feed it processors that are not here.
+[[nodiscard]] CpuFeatures decode_cpuid(const CpuidRecord& record, std::uint64_t xcr0, bool tile_permission);
+
+}  // namespace internal
 
 }  // namespace quern

@@ -1,0 +1,160 @@
+#include "math/thread_team.hpp"
+
+#include <linux/futex.h>
+#include <omp.h>
+#include <sched.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <climits>
+#include <cmath>
+#include <thread>
+
+#include "math/container_limits.hpp"
+
+namespace quern {
+namespace internal {
+
+/// A cache line: what several threads write at different times is kept on lines of its own.
+constexpr std::size_t kCacheLine = 64;
+
+struct TeamShared {
+  // Barrier: members count themselves in `arrived`; the last one resets it and advances `generation`, on which the others
+  // spin and then sleep.
+  alignas(kCacheLine) std::atomic<std::uint32_t> arrived{0};
+  alignas(kCacheLine) std::atomic<std::uint32_t> generation{0};
+  std::atomic<std::uint32_t> sleepers{0};
+  // Loop counter: the loop's number (16 bits) above the next task (48 bits). The first claim of a loop finds the number of
+  // the loop before, because every member stops claiming before the barrier between the two, and starts the count again.
+  alignas(kCacheLine) std::atomic<std::uint64_t> claims{0};
+  alignas(kCacheLine) bool may_spin = true;  // constant while a team runs
+};
+
+namespace {
+
+constexpr int kTaskBits = 48;
+constexpr std::uint64_t kTaskMask = (std::uint64_t{1} << kTaskBits) - 1;
+constexpr std::uint64_t kLoopMask = 0xFFFF;
+
+// A futex round trip costs some 5 to 50 us of latency, so a waiting member first spins about as long as sleeping and waking
+// would take: the classic bound of twice the best (Karlin et al. 1991, "Empirical studies of competitive spinning"). It is
+// short against a scheduler's time slice, so a core that another process wants is soon given up.
+// bench/math/thread_team_bench.cpp measures barriers.
+constexpr std::chrono::microseconds kSpin{30};
+constexpr int kPausesPerClockRead = 16;
+
+void pause() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  __asm__ volatile("yield");
+#endif
+}
+
+static_assert(sizeof(std::atomic<std::uint32_t>) == sizeof(std::uint32_t) && std::atomic<std::uint32_t>::is_always_lock_free,
+              "a futex is a plain 32-bit word");
+
+void futex_wait(std::atomic<std::uint32_t>& word, std::uint32_t expected) {
+  // Returns at once when the word has changed, and may return early; the caller looks again.
+  syscall(SYS_futex, reinterpret_cast<std::uint32_t*>(&word), FUTEX_WAIT_PRIVATE, expected, nullptr, nullptr, 0);
+}
+
+void futex_wake_all(std::atomic<std::uint32_t>& word) {
+  syscall(SYS_futex, reinterpret_cast<std::uint32_t*>(&word), FUTEX_WAKE_PRIVATE, INT_MAX, nullptr, nullptr, 0);
+}
+
+/// True when the barrier of `generation` opened within the time allowed for spinning.
+bool spin(const TeamShared& shared, std::uint32_t generation) {
+  const auto deadline = std::chrono::steady_clock::now() + kSpin;
+  do {
+    for (int i = 0; i < kPausesPerClockRead; ++i) {
+      if (shared.generation.load(std::memory_order_acquire) != generation) return true;
+      pause();
+    }
+  } while (std::chrono::steady_clock::now() < deadline);
+  return false;
+}
+
+}  // namespace
+
+void team_barrier(TeamShared& shared, std::uint32_t member_count) {
+  const std::uint32_t generation = shared.generation.load(std::memory_order_acquire);
+  if (shared.arrived.fetch_add(1, std::memory_order_acq_rel) + 1 == member_count) {
+    shared.arrived.store(0, std::memory_order_relaxed);  // published by the line below; nobody arrives again before it
+    shared.generation.fetch_add(1, std::memory_order_seq_cst);
+    // Either this load sees a sleeper, or the sleeper's futex_wait sees the new generation: both sides write, then read,
+    // sequentially consistent.
+    if (shared.sleepers.load(std::memory_order_seq_cst) != 0) futex_wake_all(shared.generation);
+    return;
+  }
+  if (shared.may_spin && spin(shared, generation)) return;
+  shared.sleepers.fetch_add(1, std::memory_order_seq_cst);
+  while (shared.generation.load(std::memory_order_acquire) == generation) futex_wait(shared.generation, generation);
+  shared.sleepers.fetch_sub(1, std::memory_order_relaxed);
+}
+
+std::int64_t team_claim(TeamShared& shared, std::uint64_t loop) {
+  const std::uint64_t tag = (loop & kLoopMask) << kTaskBits;
+  std::uint64_t seen = shared.claims.load(std::memory_order_relaxed);
+  if ((seen & ~kTaskMask) != tag) {
+    if (shared.claims.compare_exchange_strong(seen, tag | 1, std::memory_order_relaxed)) return 0;
+    // Another member has started this loop's count; nobody can start the next one while this member still claims.
+  }
+  return static_cast<std::int64_t>(shared.claims.fetch_add(1, std::memory_order_relaxed) & kTaskMask);
+}
+
+}  // namespace internal
+
+namespace {
+
+/// Processors in this process's affinity mask. Masks wider than cpu_set_t (1024) are left to the C++ library's count.
+int affinity_count() {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  if (sched_getaffinity(0, sizeof set, &set) == 0) return std::max(1, CPU_COUNT(&set));
+  return std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+}
+
+}  // namespace
+
+ThreadTeam::ThreadTeam(int threads) : shared_(std::make_unique<internal::TeamShared>()), size_(std::max(1, threads)) {
+  // With more members than processors a spinning member would hold the core that the last one to arrive needs.
+  shared_->may_spin = size_ <= default_thread_count();
+}
+
+ThreadTeam::~ThreadTeam() = default;
+ThreadTeam::ThreadTeam(ThreadTeam&&) noexcept = default;
+ThreadTeam& ThreadTeam::operator=(ThreadTeam&&) noexcept = default;
+
+void ThreadTeam::run_erased(void (*body)(void* context, TeamMember& member), void* context) {
+  if (size_ == 1) {
+    TeamMember alone;
+    body(context, alone);
+    return;
+  }
+  internal::TeamShared* const shared = shared_.get();
+  // Not the tag of loop 0, with which every run begins.
+  shared->claims.store(internal::kLoopMask << internal::kTaskBits, std::memory_order_relaxed);
+#pragma omp parallel num_threads(size_) default(none) firstprivate(body, context, shared)
+  {
+    TeamMember member;
+    member.shared_ = shared;
+    member.index_ = omp_get_thread_num();
+    // OpenMP may give fewer threads than asked for (OMP_THREAD_LIMIT, or a run inside another parallel region).
+    member.count_ = omp_get_num_threads();
+    body(context, member);
+    // Wait here rather than in OpenMP's barrier at the end of the region, which spins for milliseconds.
+    member.barrier();
+  }
+}
+
+int default_thread_count() {
+  const int processors = affinity_count();
+  const ContainerLimits limits = read_container_limits();
+  if (!limits.processors || *limits.processors >= processors) return processors;
+  return std::max(1, static_cast<int>(std::ceil(*limits.processors)));
+}
+
+}  // namespace quern
