@@ -1,0 +1,231 @@
+#include "infer/decoder.hpp"
+
+#include <algorithm>
+#include <cstring>
+#include <string>
+#include <vector>
+
+#include "math/attention.hpp"
+#include "math/memory_plan.hpp"
+#include "model/embedding.hpp"
+#include "model/layers.hpp"
+#include "model/output_head.hpp"
+
+namespace quern {
+
+namespace {
+
+template <class T>
+class TypedDecoder final : public Decoder {
+ public:
+  TypedDecoder(const Backend& backend, const ModelWeights& weights, ThreadTeam& team, const Limits& limits, KvCache cache)
+      : backend_(backend), weights_(weights), team_(team), limits_(limits), cache_(std::move(cache)) {}
+
+  Result<void> allocate() {
+    const ModelConfig& c = weights_.config;
+    const std::int64_t rows = limits_.batch_tokens;
+    const std::int64_t logit_rows = limits_.all_logits ? rows : limits_.sequences;
+    const std::int64_t pre_width = c.gated() ? 2 * c.mlp_width : 0;
+    const auto activations = [&](const char* name, std::int64_t elements, std::size_t bytes) {
+      return plan_.add(name, static_cast<std::size_t>(elements) * bytes, MemoryCategory::activations);
+    };
+    const BufferId x = activations("residual", rows * c.width, 4);
+    const BufferId norm = activations("norm", rows * c.width, sizeof(T));
+    const BufferId qkv = activations("qkv", rows * c.qkv_width(), sizeof(T));
+    const BufferId attention = activations("attention", rows * c.query_width(), sizeof(T));
+    const BufferId pre = activations("mlp pre-activation", rows * pre_width, sizeof(T));
+    const BufferId act = activations("mlp activation", rows * c.mlp_width, sizeof(T));
+    const BufferId last_x = activations("residual of logits", logit_rows * c.width, 4);
+    const BufferId last_norm = activations("norm of logits", logit_rows * c.width, sizeof(T));
+    const BufferId logits = activations("logits", logit_rows * c.vocab, 4);
+    const ElementType type = std::is_same_v<T, float> ? ElementType::f32 : ElementType::bf16;
+    scratch_bytes_ = std::max({block_scratch_bytes(backend_, c, rows),
+                               matmul_scratch_bytes(backend_, logit_rows, std::max(c.vocab, c.width)),
+                               attention_scratch_bytes(backend_, c.attention_shape(0), type, limits_.context_tokens)});
+    const BufferId scratch =
+        plan_.add("scratch", scratch_bytes_ * static_cast<std::size_t>(team_.size()), MemoryCategory::scratch);
+    if (auto placed = plan_.place(); !placed) return placed;
+    auto arena = Arena::allocate(plan_);
+    if (!arena) return tl::make_unexpected(arena.error());
+    arena_ = std::move(*arena);
+
+    buffers_.x_in = buffers_.x_mid = buffers_.x_out = arena_.get<float>(plan_, x);
+    buffers_.norm1_out = buffers_.norm2_out = arena_.get<T>(plan_, norm);
+    buffers_.qkv = arena_.get<T>(plan_, qkv);
+    buffers_.attention = arena_.get<T>(plan_, attention);
+    buffers_.mlp_pre = pre_width > 0 ? arena_.get<T>(plan_, pre) : nullptr;
+    buffers_.mlp_act = arena_.get<T>(plan_, act);
+    last_x_ = arena_.get<float>(plan_, last_x);
+    last_norm_ = arena_.get<T>(plan_, last_norm);
+    logits_ = arena_.get<float>(plan_, logits);
+    scratch_ = arena_.get<std::byte>(plan_, scratch);
+
+    tokens_.resize(static_cast<std::size_t>(rows));
+    positions_.resize(static_cast<std::size_t>(rows));
+    row_sequence_.resize(static_cast<std::size_t>(rows));
+    logit_rows_.resize(static_cast<std::size_t>(logit_rows));
+    sequences_.resize(static_cast<std::size_t>(c.layers * limits_.sequences));
+    for (std::int64_t layer = 0; layer < c.layers; ++layer) shapes_.push_back(c.attention_shape(layer));
+    return {};
+  }
+
+  KvCache& cache() override { return cache_; }
+  const Limits& limits() const override { return limits_; }
+  const ModelWeights& weights() const override { return weights_; }
+
+  Result<void> forward(std::span<const SequenceTokens> batch) override {
+    if (auto ready = stage(batch); !ready) return ready;
+    team_.run([&](TeamMember& member) {
+      Exec exec{member, backend_, {scratch_ + static_cast<std::size_t>(member.index()) * scratch_bytes_, scratch_bytes_}};
+      compute(exec);
+    });
+    return {};
+  }
+
+  std::span<const float> logits(std::int64_t i) const override {
+    return {logits_ + i * weights_.config.vocab, static_cast<std::size_t>(weights_.config.vocab)};
+  }
+
+ private:
+  /// Checks the batch, makes room in the cache and lays out rows. Undoes itself on an error.
+  Result<void> stage(std::span<const SequenceTokens> batch) {
+    const ModelConfig& c = weights_.config;
+    std::int64_t rows = 0;
+    for (const SequenceTokens& entry : batch) {
+      rows += std::ssize(entry.tokens);
+      if (entry.tokens.empty()) return bad_input("decoder: a batch entry has no tokens");
+      for (const std::int32_t token : entry.tokens) {
+        if (token < 0 || token >= c.vocab) {
+          return bad_input("decoder: token " + std::to_string(token) + " is outside the vocabulary of " +
+                           std::to_string(c.vocab));
+        }
+      }
+    }
+    if (rows > limits_.batch_tokens || std::ssize(batch) > limits_.sequences) {
+      return bad_input("decoder: " + std::to_string(rows) + " tokens of " + std::to_string(batch.size()) +
+                       " sequences, the limits are " + std::to_string(limits_.batch_tokens) + " and " +
+                       std::to_string(limits_.sequences));
+    }
+    for (std::size_t i = 0; i < batch.size(); ++i) {
+      const std::int64_t tokens = std::ssize(batch[i].tokens);
+      Result<void> room;
+      if (cache_.length(batch[i].sequence) + tokens > limits_.context_tokens) {
+        room = no_memory("decoder: the context of " + std::to_string(limits_.context_tokens) + " tokens is full");
+      } else {
+        room = cache_.extend(batch[i].sequence, tokens);
+      }
+      if (room) continue;
+      for (std::size_t j = 0; j < i; ++j) {
+        cache_.truncate(batch[j].sequence, cache_.length(batch[j].sequence) - std::ssize(batch[j].tokens));
+      }
+      return room;
+    }
+
+    rows_ = 0;
+    logit_count_ = 0;
+    batch_size_ = std::ssize(batch);
+    for (std::int64_t i = 0; i < batch_size_; ++i) {
+      const SequenceTokens& entry = batch[static_cast<std::size_t>(i)];
+      const std::int64_t count = std::ssize(entry.tokens);
+      const std::int64_t first_position = cache_.length(entry.sequence) - count;
+      for (std::int64_t layer = 0; layer < c.layers; ++layer) {
+        sequences_[static_cast<std::size_t>(layer * limits_.sequences + i)] = {
+            .first_row = rows_, .rows = count, .first_position = first_position, .kv = cache_.view(entry.sequence, layer)};
+      }
+      for (std::int64_t t = 0; t < count; ++t) {
+        const auto row = static_cast<std::size_t>(rows_ + t);
+        tokens_[row] = entry.tokens[static_cast<std::size_t>(t)];
+        positions_[row] = static_cast<std::int32_t>(first_position + t);
+        row_sequence_[row] = entry.sequence;
+        if (limits_.all_logits || t + 1 == count) {
+          logit_rows_[static_cast<std::size_t>(logit_count_++)] = rows_ + t;
+        }
+      }
+      rows_ += count;
+    }
+    return {};
+  }
+
+  void compute(Exec& exec) {
+    const ModelConfig& c = weights_.config;
+    const RowRange all{0, rows_};
+    const BlockDropout no_dropout;
+    exec.member.for_each(rows_, [&](std::int64_t row) {
+      embedding_forward(exec, weights_, tokens_.data(), positions_.data(), buffers_.x_in, {}, {row, row + 1});
+    });
+    for (std::int64_t layer = 0; layer < c.layers; ++layer) {
+      attention_input_forward(exec, weights_, layer, buffers_, positions_.data(), all);
+      exec.member.for_each(rows_, [&](std::int64_t row) { store_kv(layer, row); });
+      attention_forward<T>(exec, shapes_[static_cast<std::size_t>(layer)],
+                           {sequences_.data() + layer * limits_.sequences, static_cast<std::size_t>(batch_size_)},
+                           {buffers_.qkv, c.qkv_width()}, {buffers_.attention, c.query_width()}, nullptr, {});
+      attention_output_forward(exec, weights_, layer, buffers_, no_dropout, all);
+      mlp_forward(exec, weights_, layer, buffers_, no_dropout, all);
+    }
+    exec.member.for_each(logit_count_, [&](std::int64_t i) {
+      std::memcpy(last_x_ + i * c.width, buffers_.x_out + logit_rows_[static_cast<std::size_t>(i)] * c.width,
+                  static_cast<std::size_t>(c.width) * sizeof(float));
+    });
+    head_logits(exec, weights_, last_x_, last_norm_, logits_, logit_count_);
+  }
+
+  void store_kv(std::int64_t layer, std::int64_t row) {
+    const ModelConfig& c = weights_.config;
+    const T* key = buffers_.qkv + row * c.qkv_width() + c.query_width();
+    const std::size_t bytes = static_cast<std::size_t>(c.kv_width()) * sizeof(T);
+    const KvCache::SequenceId sequence = row_sequence_[static_cast<std::size_t>(row)];
+    const std::int64_t position = positions_[static_cast<std::size_t>(row)];
+    std::memcpy(cache_.key_row(sequence, layer, position), key, bytes);
+    std::memcpy(cache_.value_row(sequence, layer, position), key + c.kv_width(), bytes);
+  }
+
+  Backend backend_;
+  const ModelWeights& weights_;
+  ThreadTeam& team_;
+  Limits limits_;
+  KvCache cache_;
+  MemoryPlan plan_;
+  Arena arena_;
+  BlockBuffers<T> buffers_;
+  float* last_x_ = nullptr;
+  T* last_norm_ = nullptr;
+  float* logits_ = nullptr;
+  std::byte* scratch_ = nullptr;
+  std::size_t scratch_bytes_ = 0;
+  std::vector<AttentionShape> shapes_;
+  std::vector<AttentionSequence> sequences_;  // [layers, limits.sequences]
+  std::vector<std::int32_t> tokens_, positions_;
+  std::vector<KvCache::SequenceId> row_sequence_;
+  std::vector<std::int64_t> logit_rows_;
+  std::int64_t rows_ = 0, logit_count_ = 0, batch_size_ = 0;
+};
+
+template <class T>
+Result<std::unique_ptr<Decoder>> create_typed(const Backend& backend, const ModelWeights& weights, ThreadTeam& team,
+                                              const Decoder::Limits& limits) {
+  const ElementType type = std::is_same_v<T, float> ? ElementType::f32 : ElementType::bf16;
+  auto cache = KvCache::create(weights.config, type, limits.context_tokens * limits.sequences, limits.sequences);
+  if (!cache) return tl::make_unexpected(cache.error());
+  auto decoder = std::make_unique<TypedDecoder<T>>(backend, weights, team, limits, std::move(*cache));
+  if (auto allocated = decoder->allocate(); !allocated) return tl::make_unexpected(allocated.error());
+  return decoder;
+}
+
+}  // namespace
+
+Result<std::unique_ptr<Decoder>> Decoder::create(const Backend& backend, const ModelWeights& weights, ThreadTeam& team,
+                                                 const Limits& limits) {
+  const ModelConfig& c = weights.config;
+  if (c.position == PositionKind::learned && limits.context_tokens > c.context) {
+    return bad_input("decoder: a context of " + std::to_string(limits.context_tokens) +
+                     " tokens, but the model has learned positions for " + std::to_string(c.context));
+  }
+  if (c.position == PositionKind::rope && std::ssize(weights.rope_table) < limits.context_tokens * c.rotated()) {
+    return bad_input("decoder: a context of " + std::to_string(limits.context_tokens) + " tokens, but the RoPE table ends at " +
+                     std::to_string(std::ssize(weights.rope_table) / c.rotated()));
+  }
+  if (weights.compute == ComputeType::bf16) return create_typed<bf16>(backend, weights, team, limits);
+  return create_typed<float>(backend, weights, team, limits);
+}
+
+}  // namespace quern

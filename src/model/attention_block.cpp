@@ -1,0 +1,147 @@
+// The attention half of a block: everything around attention itself, which is in math/attention.hpp.
+#include <algorithm>
+#include <cstring>
+
+#include "math/matmul.hpp"
+#include "model/layers.hpp"
+#include "model/layers_internal.hpp"
+
+namespace quern {
+
+using internal::kernels_for;
+using internal::mutable_rows_of;
+using internal::offset_or_null;
+using internal::rows_of;
+using internal::split_rows;
+using internal::SplitScratch;
+
+template <class T>
+void attention_input_forward(Exec& exec, const ModelWeights& weights, std::int64_t layer, const BlockBuffers<T>& buffers,
+                             const std::int32_t* positions, RowRange range) {
+  const ModelConfig& config = weights.config;
+  const LayerWeights& w = weights.layers[static_cast<std::size_t>(layer)];
+  internal::norm_forward(exec, config, w.norm1, w.norm1_bias, buffers.x_in, buffers.norm1_out, buffers.norm1_mean,
+                         buffers.norm1_rstd, range);
+  const std::int64_t qkv_width = config.qkv_width();
+  matmul_forward(exec, rows_of(buffers.norm1_out, range, config.width), w.qkv,
+                 mutable_rows_of(buffers.qkv, range, qkv_width), {.bias = w.qkv_bias});
+
+  if (!config.qk_norm && config.position != PositionKind::rope) return;
+  const ElementwiseKernelsFor<T>& kernels = kernels_for<T>(exec);
+  const std::int64_t head_dim = config.head_dim;
+  const std::int64_t rotated_heads = config.heads + config.kv_heads;  // a row holds q heads, then k heads, then v heads
+  split_rows(exec, range, [&](RowRange rows) {
+    if (config.qk_norm) {
+      for (std::int64_t row = rows.begin; row < rows.end; ++row) {
+        T* qk = buffers.qkv + row * qkv_width;
+        const T* raw = qk;
+        if (buffers.qk_raw != nullptr) {
+          T* kept = buffers.qk_raw + row * rotated_heads * head_dim;
+          std::memcpy(kept, qk, static_cast<std::size_t>(rotated_heads * head_dim) * sizeof(T));
+          raw = kept;
+        }
+        float* rstd = offset_or_null(buffers.qk_rstd, row * rotated_heads);
+        kernels.head_norm_forward(raw, head_dim, w.q_norm, config.norm_eps, qk, head_dim, rstd, config.heads, head_dim);
+        kernels.head_norm_forward(raw + config.query_width(), head_dim, w.k_norm, config.norm_eps,
+                                  qk + config.query_width(), head_dim, offset_or_null(rstd, config.heads), config.kv_heads,
+                                  head_dim);
+      }
+    }
+    if (config.position == PositionKind::rope) {
+      kernels.rope(buffers.qkv + rows.begin * qkv_width, qkv_width, head_dim, rows.rows(), rotated_heads, config.rotated(),
+                   config.rope_pairing, weights.rope_table.data(), positions + rows.begin, false);
+    }
+  });
+}
+
+template <class T>
+void attention_output_forward(Exec& exec, const ModelWeights& weights, std::int64_t layer, const BlockBuffers<T>& buffers,
+                              const BlockDropout& dropout, RowRange range) {
+  const ModelConfig& config = weights.config;
+  const LayerWeights& w = weights.layers[static_cast<std::size_t>(layer)];
+  const std::int64_t width = config.width;
+  const ConstMatrix attention = rows_of(buffers.attention, range, config.query_width());
+  const float* x_in = buffers.x_in + range.begin * width;
+  if (dropout.probability == 0.0F) {
+    matmul_forward(exec, attention, w.attention_out, mutable_rows_of(buffers.x_mid, range, width),
+                   {.bias = w.attention_out_bias, .residual = x_in, .residual_stride = width});
+    return;
+  }
+  SplitScratch scratch(exec, static_cast<std::size_t>(range.rows() * width) * sizeof(float));
+  auto* branch = reinterpret_cast<float*>(scratch.own);
+  matmul_forward(scratch.inner, attention, w.attention_out, {branch, ElementType::f32, range.rows(), width, width},
+                 {.bias = w.attention_out_bias});
+  exec.backend.kernels->elementwise->dropout_add(branch, width, x_in, width, buffers.x_mid + range.begin * width, width,
+                                                 range.rows(), width, dropout.attention_out(range.begin));
+}
+
+template <class T>
+void attention_output_backward(Exec& exec, const ModelWeights& weights, std::int64_t layer, const BlockBuffers<T>&,
+                               const BlockGradients<T>& gradients, const BlockDropout& dropout, RowRange range) {
+  const ModelConfig& config = weights.config;
+  const LayerWeights& w = weights.layers[static_cast<std::size_t>(layer)];
+  const std::int64_t width = config.width;
+  const std::int64_t start = range.begin * width;
+  kernels_for<T>(exec).dropout_backward(gradients.residual + start, width, gradients.attention_out + start, width,
+                                        range.rows(), width, dropout.attention_out(range.begin));
+  matmul_backward_input(exec, rows_of(gradients.attention_out, range, width), w.attention_out,
+                        mutable_rows_of(gradients.attention, range, config.query_width()));
+}
+
+template <class T>
+void attention_input_backward(Exec& exec, const ModelWeights& weights, std::int64_t layer, const BlockBuffers<T>& buffers,
+                              const BlockGradients<T>& gradients, const std::int32_t* positions, RowRange range,
+                              std::int64_t chunk) {
+  const ModelConfig& config = weights.config;
+  const LayerWeights& w = weights.layers[static_cast<std::size_t>(layer)];
+  const ElementwiseKernelsFor<T>& kernels = kernels_for<T>(exec);
+  const std::int64_t head_dim = config.head_dim;
+  const std::int64_t qkv_width = config.qkv_width();
+  const std::int64_t rotated_heads = config.heads + config.kv_heads;
+  const NormPartials partials = norm_partials(config);
+  float* sums = gradients.norm_partials + chunk * partials.width;
+
+  if (config.position == PositionKind::rope) {
+    kernels.rope(gradients.qkv + range.begin * qkv_width, qkv_width, head_dim, range.rows(), rotated_heads, config.rotated(),
+                 config.rope_pairing, weights.rope_table.data(), positions + range.begin, true);
+  }
+  if (config.qk_norm) {
+    std::fill_n(sums + partials.q_norm, head_dim, 0.0F);
+    std::fill_n(sums + partials.k_norm, head_dim, 0.0F);
+    for (std::int64_t row = range.begin; row < range.end; ++row) {
+      T* dq = gradients.qkv + row * qkv_width;
+      T* dk = dq + config.query_width();
+      const T* raw = buffers.qk_raw + row * rotated_heads * head_dim;
+      const float* rstd = buffers.qk_rstd + row * rotated_heads;
+      kernels.head_norm_backward(dq, head_dim, raw, head_dim, w.q_norm, rstd, dq, head_dim, sums + partials.q_norm,
+                                 config.heads, head_dim);
+      kernels.head_norm_backward(dk, head_dim, raw + config.query_width(), head_dim, w.k_norm, rstd + config.heads, dk,
+                                 head_dim, sums + partials.k_norm, config.kv_heads, head_dim);
+    }
+  }
+
+  SplitScratch scratch(exec, static_cast<std::size_t>(range.rows() * config.width) * sizeof(float));
+  auto* d_norm = reinterpret_cast<float*>(scratch.own);
+  matmul_backward_input(scratch.inner, rows_of(gradients.qkv, range, qkv_width), w.qkv,
+                        {d_norm, ElementType::f32, range.rows(), config.width, config.width});
+  std::fill_n(sums + partials.norm1, config.width, 0.0F);
+  if (config.norm_bias) std::fill_n(sums + partials.norm1_bias, config.width, 0.0F);
+  internal::norm_backward(exec, config, w.norm1, d_norm, buffers.x_in, buffers.norm1_mean, buffers.norm1_rstd,
+                          gradients.residual, sums + partials.norm1,
+                          config.norm_bias ? sums + partials.norm1_bias : nullptr, range);
+}
+
+#define QUERN_INSTANTIATE(T)                                                                                             \
+  template void attention_input_forward<T>(Exec&, const ModelWeights&, std::int64_t, const BlockBuffers<T>&,            \
+                                           const std::int32_t*, RowRange);                                              \
+  template void attention_output_forward<T>(Exec&, const ModelWeights&, std::int64_t, const BlockBuffers<T>&,           \
+                                            const BlockDropout&, RowRange);                                             \
+  template void attention_output_backward<T>(Exec&, const ModelWeights&, std::int64_t, const BlockBuffers<T>&,          \
+                                             const BlockGradients<T>&, const BlockDropout&, RowRange);                  \
+  template void attention_input_backward<T>(Exec&, const ModelWeights&, std::int64_t, const BlockBuffers<T>&,           \
+                                            const BlockGradients<T>&, const std::int32_t*, RowRange, std::int64_t);
+QUERN_INSTANTIATE(float)
+QUERN_INSTANTIATE(bf16)
+#undef QUERN_INSTANTIATE
+
+}  // namespace quern

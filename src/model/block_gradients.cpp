@@ -1,0 +1,93 @@
+// Sizes shared by a block's functions, and the gradients of its weights.
+#include <algorithm>
+
+#include "math/matmul.hpp"
+#include "model/layers.hpp"
+#include "model/layers_internal.hpp"
+
+namespace quern {
+
+std::size_t block_scratch_bytes(const Backend& backend, const ModelConfig& config, std::int64_t rows) {
+  const std::int64_t hidden = config.gated() ? 2 * config.mlp_width : config.mlp_width;
+  const std::int64_t widest = std::max({config.width, hidden, config.qkv_width()});
+  const std::size_t own = static_cast<std::size_t>(rows * std::max(config.width, config.mlp_width)) * sizeof(float);
+  return (own + kBufferAlignment - 1) / kBufferAlignment * kBufferAlignment + matmul_scratch_bytes(backend, rows, widest);
+}
+
+NormPartials norm_partials(const ModelConfig& config) {
+  NormPartials at;
+  std::int64_t next = 0;
+  const auto take = [&](std::int64_t count) {
+    const std::int64_t start = next;
+    next += (count + 15) / 16 * 16;
+    return start;
+  };
+  at.norm1 = take(config.width);
+  at.norm2 = take(config.width);
+  if (config.norm_bias) {
+    at.norm1_bias = take(config.width);
+    at.norm2_bias = take(config.width);
+  }
+  if (config.qk_norm) {
+    at.q_norm = take(config.head_dim);
+    at.k_norm = take(config.head_dim);
+  }
+  at.width = next;
+  return at;
+}
+
+template <class T>
+void block_weight_gradients(Exec& exec, const ModelConfig& config, const ParameterLayout& layout, std::int64_t layer,
+                            const BlockBuffers<T>& buffers, const BlockGradients<T>& gradients, std::int64_t rows,
+                            std::int64_t chunks, bool accumulate, float* block) {
+  using internal::rows_of;
+  const LayerParameters& p = layout.layers[static_cast<std::size_t>(layer)];
+  const RowRange all{0, rows};
+  const auto target = [&](int index) {
+    return index < 0 ? nullptr : block + layout.parameters[static_cast<std::size_t>(index)].offset;
+  };
+  const std::int64_t pre_width = config.gated() ? 2 * config.mlp_width : config.mlp_width;
+  matmul_backward_weight(exec, rows_of(gradients.mlp_out, all, config.width), rows_of(buffers.mlp_act, all, config.mlp_width),
+                         target(p.mlp_out), target(p.mlp_out_bias), accumulate);
+  matmul_backward_weight(exec, rows_of(gradients.mlp_pre, all, pre_width), rows_of(buffers.norm2_out, all, config.width),
+                         target(p.mlp_in), target(p.mlp_in_bias), accumulate);
+  matmul_backward_weight(exec, rows_of(gradients.attention_out, all, config.width),
+                         rows_of(buffers.attention, all, config.query_width()), target(p.attention_out),
+                         target(p.attention_out_bias), accumulate);
+  matmul_backward_weight(exec, rows_of(gradients.qkv, all, config.qkv_width()),
+                         rows_of(buffers.norm1_out, all, config.width), target(p.qkv), target(p.qkv_bias), accumulate);
+
+  // Sums of chunks, in chunk order, in double.
+  const NormPartials at = norm_partials(config);
+  struct Piece {
+    float* target;
+    std::int64_t start;
+    std::int64_t count;
+  };
+  const Piece pieces[] = {{target(p.norm1), at.norm1, config.width},
+                          {target(p.norm1_bias), at.norm1_bias, config.width},
+                          {target(p.norm2), at.norm2, config.width},
+                          {target(p.norm2_bias), at.norm2_bias, config.width},
+                          {target(p.q_norm), at.q_norm, config.head_dim},
+                          {target(p.k_norm), at.k_norm, config.head_dim}};
+  exec.member.for_each(std::ssize(pieces), [&](std::int64_t index) {
+    const Piece& piece = pieces[index];
+    if (piece.target == nullptr) return;
+    for (std::int64_t i = 0; i < piece.count; ++i) {
+      double sum = accumulate ? static_cast<double>(piece.target[i]) : 0.0;
+      for (std::int64_t chunk = 0; chunk < chunks; ++chunk) {
+        sum += static_cast<double>(gradients.norm_partials[chunk * at.width + piece.start + i]);
+      }
+      piece.target[i] = static_cast<float>(sum);
+    }
+  });
+}
+
+template void block_weight_gradients<float>(Exec&, const ModelConfig&, const ParameterLayout&, std::int64_t,
+                                            const BlockBuffers<float>&, const BlockGradients<float>&, std::int64_t,
+                                            std::int64_t, bool, float*);
+template void block_weight_gradients<bf16>(Exec&, const ModelConfig&, const ParameterLayout&, std::int64_t,
+                                           const BlockBuffers<bf16>&, const BlockGradients<bf16>&, std::int64_t,
+                                           std::int64_t, bool, float*);
+
+}  // namespace quern

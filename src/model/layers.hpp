@@ -1,0 +1,125 @@
+// One transformer block and its surroundings: forward and backward of each half, over a range of rows.
+//
+// Block (pre-norm): x_mid = x_in + Wo attention(norm1(x_in)); x_out = x_mid + mlp(norm2(x_mid)).
+// The residual stream and its gradient are f32. Operands of products are T (float or bf16, the compute type).
+// Training calls these functions on chunks of rows, one thread each (Exec with a team of one); decoding calls them on all
+// rows of a batch with the whole team. A row's bits are the same either way.
+#pragma once
+
+#include <cstdint>
+
+#include "math/attention.hpp"
+#include "math/exec.hpp"
+#include "model/model_config.hpp"
+#include "model/weights.hpp"
+
+namespace quern {
+
+/// Buffers of one block for all rows of a (micro-)batch, row-major. Training keeps all of them until the backward pass;
+/// inference passes null for what only the backward pass reads (marked "backward") and may give x_in, x_mid and x_out
+/// the same memory.
+template <class T>
+struct BlockBuffers {
+  float* x_in = nullptr;        ///< [rows, width] residual stream entering the block
+  T* norm1_out = nullptr;       ///< [rows, width]
+  float* norm1_mean = nullptr;  ///< [rows], backward, layer_norm only
+  float* norm1_rstd = nullptr;  ///< [rows], backward
+  T* qkv = nullptr;             ///< [rows, qkv_width] after bias, QK norm and RoPE
+  T* qk_raw = nullptr;          ///< [rows, query_width + kv_width] before QK norm, backward
+  float* qk_rstd = nullptr;     ///< [rows, heads + kv_heads], backward, QK norm only
+  T* attention = nullptr;       ///< [rows, query_width]
+  float* lse = nullptr;         ///< [rows, heads], backward
+  float* x_mid = nullptr;       ///< [rows, width]
+  T* norm2_out = nullptr;       ///< [rows, width]
+  float* norm2_mean = nullptr;  ///< [rows], backward, layer_norm only
+  float* norm2_rstd = nullptr;  ///< [rows], backward
+  T* mlp_pre = nullptr;         ///< [rows, mlp_width or 2 mlp_width] before the activation
+  T* mlp_act = nullptr;         ///< [rows, mlp_width]
+  float* x_out = nullptr;       ///< [rows, width]
+};
+
+/// Gradients of one block for all rows of a micro-batch; shared by all blocks.
+template <class T>
+struct BlockGradients {
+  float* residual = nullptr;       ///< [rows, width] gradient of x_out on entry, of x_in on return
+  T* mlp_out = nullptr;            ///< [rows, width] gradient of the feed-forward output
+  T* mlp_pre = nullptr;            ///< [rows, mlp_width or 2 mlp_width]
+  T* attention_out = nullptr;      ///< [rows, width] gradient of the attention projection's output
+  T* attention = nullptr;          ///< [rows, query_width]
+  T* qkv = nullptr;                ///< [rows, qkv_width]
+  float* norm_partials = nullptr;  ///< [chunks, norm_partial_width] sums of each chunk for norm weights and biases
+};
+
+/// Rows begin .. end-1 of a batch.
+struct RowRange {
+  std::int64_t begin = 0;
+  std::int64_t end = 0;
+  [[nodiscard]] std::int64_t rows() const { return end - begin; }
+};
+
+/// Dropout of a block: masks differ by site. probability 0 turns it off (evaluation, inference).
+struct BlockDropout {
+  float probability = 0.0F;
+  std::uint64_t seed = 0;
+  std::uint32_t step = 0;
+  std::uint32_t layer = 0;
+  [[nodiscard]] DropoutMask attention() const { return {probability, seed, step, layer * 4, 0}; }
+  [[nodiscard]] DropoutMask attention_out(std::int64_t row) const {
+    return {probability, seed, step, layer * 4 + 1, static_cast<std::uint32_t>(row)};
+  }
+  [[nodiscard]] DropoutMask mlp_out(std::int64_t row) const {
+    return {probability, seed, step, layer * 4 + 2, static_cast<std::uint32_t>(row)};
+  }
+};
+
+/// Scratch bytes per thread that the functions below need for ranges of at most `rows` rows, products included.
+[[nodiscard]] std::size_t block_scratch_bytes(const Backend& backend, const ModelConfig& config, std::int64_t rows);
+
+/// norm1, QKV projection, QK norm and RoPE of `range`: fills norm1_out and qkv. `positions` are all rows' positions.
+template <class T>
+void attention_input_forward(Exec& exec, const ModelWeights& weights, std::int64_t layer, const BlockBuffers<T>& buffers,
+                             const std::int32_t* positions, RowRange range);
+
+/// Output projection and residual: x_mid from attention and x_in.
+template <class T>
+void attention_output_forward(Exec& exec, const ModelWeights& weights, std::int64_t layer, const BlockBuffers<T>& buffers,
+                              const BlockDropout& dropout, RowRange range);
+
+/// norm2, feed-forward and residual: x_out from x_mid.
+template <class T>
+void mlp_forward(Exec& exec, const ModelWeights& weights, std::int64_t layer, const BlockBuffers<T>& buffers,
+                 const BlockDropout& dropout, RowRange range);
+
+/// Where a chunk's sums for norm parameters stand in its row of BlockGradients::norm_partials (elements).
+struct NormPartials {
+  std::int64_t norm1 = 0, norm1_bias = 0, norm2 = 0, norm2_bias = 0, q_norm = 0, k_norm = 0;
+  std::int64_t width = 0;  ///< of a row
+};
+[[nodiscard]] NormPartials norm_partials(const ModelConfig& config);
+
+/// Backward of mlp_forward on chunk `chunk` of rows `range`: residual goes from d x_out to d x_mid; fills mlp_out and mlp_pre,
+/// and zeroes then fills this chunk's norm2 sums. Serial exec.
+template <class T>
+void mlp_backward(Exec& exec, const ModelWeights& weights, std::int64_t layer, const BlockBuffers<T>& buffers,
+                  const BlockGradients<T>& gradients, const BlockDropout& dropout, RowRange range, std::int64_t chunk);
+
+/// Backward of attention_output_forward up to the attention itself: fills attention_out and attention. Serial exec.
+template <class T>
+void attention_output_backward(Exec& exec, const ModelWeights& weights, std::int64_t layer, const BlockBuffers<T>& buffers,
+                               const BlockGradients<T>& gradients, const BlockDropout& dropout, RowRange range);
+
+/// Backward of attention_input_forward: gradients.qkv holds the gradients after RoPE on entry and before QK norm on return;
+/// residual goes from d x_mid to d x_in; fills this chunk's norm1, q_norm and k_norm sums. Serial exec.
+template <class T>
+void attention_input_backward(Exec& exec, const ModelWeights& weights, std::int64_t layer, const BlockBuffers<T>& buffers,
+                              const BlockGradients<T>& gradients, const std::int32_t* positions, RowRange range,
+                              std::int64_t chunk);
+
+/// Weight gradients of one block after its backward functions ran on all rows: `block` is the f32 gradient block in
+/// layout's order. `accumulate` adds to it. SPMD over the whole team.
+template <class T>
+void block_weight_gradients(Exec& exec, const ModelConfig& config, const ParameterLayout& layout, std::int64_t layer,
+                            const BlockBuffers<T>& buffers, const BlockGradients<T>& gradients, std::int64_t rows,
+                            std::int64_t chunks, bool accumulate, float* block);
+
+}  // namespace quern

@@ -1,0 +1,82 @@
+// What the files of a block's two halves share.
+#pragma once
+
+#include <algorithm>
+#include <type_traits>
+
+#include "math/aligned_buffer.hpp"
+#include "math/exec.hpp"
+#include "math/matmul.hpp"
+#include "model/layers.hpp"
+
+namespace quern::internal {
+
+template <class T>
+[[nodiscard]] constexpr ElementType element_type_of() {
+  return std::is_same_v<T, float> ? ElementType::f32 : ElementType::bf16;
+}
+
+/// The table for activations stored as T.
+template <class T>
+[[nodiscard]] const ElementwiseKernelsFor<T>& kernels_for(const Exec& exec) {
+  if constexpr (std::is_same_v<T, float>) {
+    return exec.backend.kernels->elementwise->f32;
+  } else {
+    return exec.backend.kernels->elementwise->b16;
+  }
+}
+
+/// Rows of a row-major [.., cols] buffer of T, as a product's operand.
+template <class T>
+[[nodiscard]] ConstMatrix rows_of(const T* data, RowRange range, std::int64_t cols) {
+  return {data + range.begin * cols, element_type_of<T>(), range.rows(), cols, cols};
+}
+template <class T>
+[[nodiscard]] MutableMatrix mutable_rows_of(T* data, RowRange range, std::int64_t cols) {
+  return {data + range.begin * cols, element_type_of<T>(), range.rows(), cols, cols};
+}
+
+/// Null stays null.
+template <class T>
+[[nodiscard]] T* offset_or_null(T* pointer, std::int64_t elements) {
+  return pointer == nullptr ? nullptr : pointer + elements;
+}
+
+/// The first `bytes` of exec's scratch as this function's own; the rest for the products it calls.
+struct SplitScratch {
+  SplitScratch(Exec& exec, std::size_t bytes)
+      : own(exec.scratch.data()), inner{exec.member, exec.backend, exec.scratch.subspan(aligned(bytes))} {}
+  [[nodiscard]] static constexpr std::size_t aligned(std::size_t bytes) {
+    return (bytes + kBufferAlignment - 1) / kBufferAlignment * kBufferAlignment;
+  }
+  std::byte* own;
+  Exec inner;
+};
+
+/// Rows per piece when a whole team shares element-wise work on a few rows.
+inline constexpr std::int64_t kTeamRows = 8;
+
+/// Calls `work(RowRange)` over `range`: at once for a team of one, in pieces of kTeamRows shared among a larger team.
+template <class Work>
+void split_rows(Exec& exec, RowRange range, Work&& work) {
+  if (exec.member.count() == 1) {
+    work(range);
+    return;
+  }
+  const std::int64_t pieces = (range.rows() + kTeamRows - 1) / kTeamRows;
+  exec.member.for_each(pieces, [&](std::int64_t piece) {
+    const std::int64_t begin = range.begin + piece * kTeamRows;
+    work(RowRange{begin, std::min(begin + kTeamRows, range.end)});
+  });
+}
+
+/// norm (either kind) of rows `range` of x [.., width] into out; mean and rstd may be null.
+template <class T>
+void norm_forward(Exec& exec, const ModelConfig& config, const float* weight, const float* bias, const float* x, T* out,
+                  float* mean, float* rstd, RowRange range);
+
+/// Its backward: dy [range.rows, width] f32, contiguous; residual (+=) of rows `range`; sums dweight, dbias (+=).
+void norm_backward(const Exec& exec, const ModelConfig& config, const float* weight, const float* dy, const float* x,
+                   const float* mean, const float* rstd, float* residual, float* dweight, float* dbias, RowRange range);
+
+}  // namespace quern::internal

@@ -1,0 +1,102 @@
+// The feed-forward half of a block.
+#include <algorithm>
+
+#include "math/matmul.hpp"
+#include "model/layers.hpp"
+#include "model/layers_internal.hpp"
+
+namespace quern {
+
+using internal::kernels_for;
+using internal::mutable_rows_of;
+using internal::offset_or_null;
+using internal::rows_of;
+using internal::split_rows;
+using internal::SplitScratch;
+
+template <class T>
+void mlp_forward(Exec& exec, const ModelWeights& weights, std::int64_t layer, const BlockBuffers<T>& buffers,
+                 const BlockDropout& dropout, RowRange range) {
+  const ModelConfig& config = weights.config;
+  const LayerWeights& w = weights.layers[static_cast<std::size_t>(layer)];
+  const std::int64_t width = config.width;
+  const std::int64_t hidden = config.mlp_width;
+  internal::norm_forward(exec, config, w.norm2, w.norm2_bias, buffers.x_mid, buffers.norm2_out, buffers.norm2_mean,
+                         buffers.norm2_rstd, range);
+  const ConstMatrix input = rows_of(buffers.norm2_out, range, width);
+  if (config.gated()) {
+    matmul_forward(exec, input, w.mlp_in, mutable_rows_of(buffers.mlp_pre, range, 2 * hidden), {.bias = w.mlp_in_bias});
+    split_rows(exec, range, [&](RowRange rows) {
+      kernels_for<T>(exec).gated_forward(config.activation(), buffers.mlp_pre + rows.begin * 2 * hidden, 2 * hidden,
+                                         buffers.mlp_act + rows.begin * hidden, hidden, rows.rows(), hidden);
+    });
+  } else {
+    matmul_forward(exec, input, w.mlp_in, mutable_rows_of(buffers.mlp_act, range, hidden),
+                   {.bias = w.mlp_in_bias,
+                    .activation = config.activation(),
+                    .pre_activation = offset_or_null(buffers.mlp_pre, range.begin * hidden),
+                    .pre_activation_stride = hidden});
+  }
+  const ConstMatrix act = rows_of(buffers.mlp_act, range, hidden);
+  const float* x_mid = buffers.x_mid + range.begin * width;
+  if (dropout.probability == 0.0F) {
+    matmul_forward(exec, act, w.mlp_out, mutable_rows_of(buffers.x_out, range, width),
+                   {.bias = w.mlp_out_bias, .residual = x_mid, .residual_stride = width});
+    return;
+  }
+  SplitScratch scratch(exec, static_cast<std::size_t>(range.rows() * width) * sizeof(float));
+  auto* branch = reinterpret_cast<float*>(scratch.own);
+  matmul_forward(scratch.inner, act, w.mlp_out, {branch, ElementType::f32, range.rows(), width, width},
+                 {.bias = w.mlp_out_bias});
+  exec.backend.kernels->elementwise->dropout_add(branch, width, x_mid, width, buffers.x_out + range.begin * width, width,
+                                                 range.rows(), width, dropout.mlp_out(range.begin));
+}
+
+template <class T>
+void mlp_backward(Exec& exec, const ModelWeights& weights, std::int64_t layer, const BlockBuffers<T>& buffers,
+                  const BlockGradients<T>& gradients, const BlockDropout& dropout, RowRange range, std::int64_t chunk) {
+  const ModelConfig& config = weights.config;
+  const LayerWeights& w = weights.layers[static_cast<std::size_t>(layer)];
+  const ElementwiseKernelsFor<T>& kernels = kernels_for<T>(exec);
+  const std::int64_t width = config.width;
+  const std::int64_t hidden = config.mlp_width;
+  const std::int64_t pre_width = config.gated() ? 2 * hidden : hidden;
+  const std::int64_t rows = range.rows();
+  const NormPartials partials = norm_partials(config);
+  float* sums = gradients.norm_partials + chunk * partials.width;
+
+  kernels.dropout_backward(gradients.residual + range.begin * width, width, gradients.mlp_out + range.begin * width, width,
+                           rows, width, dropout.mlp_out(range.begin));
+
+  SplitScratch scratch(exec, static_cast<std::size_t>(rows * std::max(hidden, width)) * sizeof(float));
+  auto* d_act = reinterpret_cast<float*>(scratch.own);
+  matmul_backward_input(scratch.inner, rows_of(gradients.mlp_out, range, width), w.mlp_out,
+                        {d_act, ElementType::f32, rows, hidden, hidden});
+  T* d_pre = gradients.mlp_pre + range.begin * pre_width;
+  const T* pre = buffers.mlp_pre + range.begin * pre_width;
+  if (config.gated()) {
+    kernels.gated_backward(config.activation(), d_act, hidden, pre, pre_width, d_pre, pre_width, rows, hidden);
+  } else {
+    kernels.activation_backward(config.activation(), d_act, hidden, pre, pre_width, d_pre, pre_width, rows, hidden);
+  }
+
+  auto* d_norm = reinterpret_cast<float*>(scratch.own);  // d_act is no longer read
+  matmul_backward_input(scratch.inner, rows_of(gradients.mlp_pre, range, pre_width), w.mlp_in,
+                        {d_norm, ElementType::f32, rows, width, width});
+  std::fill_n(sums + partials.norm2, width, 0.0F);
+  if (config.norm_bias) std::fill_n(sums + partials.norm2_bias, width, 0.0F);
+  internal::norm_backward(exec, config, w.norm2, d_norm, buffers.x_mid, buffers.norm2_mean, buffers.norm2_rstd,
+                          gradients.residual, sums + partials.norm2,
+                          config.norm_bias ? sums + partials.norm2_bias : nullptr, range);
+}
+
+#define QUERN_INSTANTIATE(T)                                                                                            \
+  template void mlp_forward<T>(Exec&, const ModelWeights&, std::int64_t, const BlockBuffers<T>&, const BlockDropout&,  \
+                               RowRange);                                                                              \
+  template void mlp_backward<T>(Exec&, const ModelWeights&, std::int64_t, const BlockBuffers<T>&,                      \
+                                const BlockGradients<T>&, const BlockDropout&, RowRange, std::int64_t);
+QUERN_INSTANTIATE(float)
+QUERN_INSTANTIATE(bf16)
+#undef QUERN_INSTANTIATE
+
+}  // namespace quern

@@ -1,0 +1,59 @@
+#include "train/optimizer.hpp"
+
+#include <algorithm>
+#include <cmath>
+
+namespace quern {
+
+namespace {
+/// Elements per piece: 64 KiB of each of the four arrays, so that a piece's traffic is long runs and tasks are many.
+constexpr std::int64_t kPieceElements = 1 << 14;
+}  // namespace
+
+AdamW::AdamW(const ParameterLayout& layout, const AdamWSettings& settings) : settings_(settings) {
+  for (const Parameter& parameter : layout.parameters) {
+    for (std::int64_t begin = 0; begin < parameter.count(); begin += kPieceElements) {
+      pieces_.push_back(
+          {parameter.offset + begin, std::min(kPieceElements, parameter.count() - begin), parameter.decays()});
+    }
+  }
+  squares_.resize(pieces_.size());
+}
+
+double AdamW::step(Exec& exec, const OptimizerBlocks& blocks, double gradient_scale, float learning_rate, std::int64_t step) {
+  const ElementwiseKernels& kernels = *exec.backend.kernels->elementwise;
+  exec.member.for_each(std::ssize(pieces_), [&](std::int64_t i) {
+    const Piece& piece = pieces_[static_cast<std::size_t>(i)];
+    squares_[static_cast<std::size_t>(i)] = kernels.sum_of_squares(blocks.gradients + piece.offset, piece.count);
+  });
+  double sum = 0.0;
+  for (const double square : squares_) sum += square;  // every member sums in the same order
+  const double norm = std::sqrt(sum) * gradient_scale;
+  if (!std::isfinite(norm)) {
+    exec.member.barrier();
+    return norm;
+  }
+
+  double scale = gradient_scale;
+  if (settings_.clip_norm > 0.0F && norm > static_cast<double>(settings_.clip_norm)) {
+    scale *= static_cast<double>(settings_.clip_norm) / norm;
+  }
+  AdamWStep update;
+  update.learning_rate = learning_rate;
+  update.beta1 = settings_.beta1;
+  update.beta2 = settings_.beta2;
+  update.eps = settings_.eps;
+  update.bias_correction1 = static_cast<float>(1.0 - std::pow(static_cast<double>(settings_.beta1), static_cast<double>(step)));
+  update.bias_correction2 = static_cast<float>(1.0 - std::pow(static_cast<double>(settings_.beta2), static_cast<double>(step)));
+  update.gradient_scale = static_cast<float>(scale);
+  exec.member.for_each(std::ssize(pieces_), [&](std::int64_t i) {
+    const Piece& piece = pieces_[static_cast<std::size_t>(i)];
+    AdamWStep own = update;
+    own.weight_decay = piece.decays ? settings_.weight_decay : 0.0F;
+    kernels.adamw(blocks.weights + piece.offset, blocks.gradients + piece.offset, blocks.m + piece.offset,
+                  blocks.v + piece.offset, piece.count, own);
+  });
+  return norm;
+}
+
+}  // namespace quern

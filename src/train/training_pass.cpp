@@ -1,0 +1,288 @@
+#include "train/training_pass.hpp"
+
+#include <algorithm>
+#include <cstring>
+#include <vector>
+
+#include "math/attention.hpp"
+#include "model/embedding.hpp"
+#include "model/output_head.hpp"
+
+namespace quern {
+
+namespace {
+
+/// Bytes of a chunk's buffers that should stay in a 2 MiB L2 between the operations of a block half.
+constexpr std::int64_t kChunkBytes = std::int64_t{3} << 19;
+
+template <class T>
+class TypedTrainingPass final : public TrainingPass {
+ public:
+  TypedTrainingPass(const Backend& backend, const ModelConfig& config, const PassShape& shape, bool backward,
+                    MemoryPlan& plan)
+      : backend_(backend), config_(config), shape_(shape), chunk_rows_(pass_chunk_rows(config, shape.rows)) {
+    plan_buffers(backward, plan);
+    sequences_.resize(static_cast<std::size_t>(config.layers * shape.max_sequences));
+    pages_.resize(static_cast<std::size_t>(config.layers * shape.max_sequences * 2));
+    attention_shapes_.reserve(static_cast<std::size_t>(config.layers));
+    for (std::int64_t layer = 0; layer < config.layers; ++layer) {
+      attention_shapes_.push_back(config.attention_shape(layer));
+    }
+  }
+
+  void bind(const MemoryPlan& plan, Arena& arena) override {
+    for (const Binding& binding : bindings_) *binding.pointer = arena.get<std::byte>(plan, binding.id);
+    for (std::int64_t layer = 0; layer < config_.layers; ++layer) {
+      BlockBuffers<T>& block = blocks_[static_cast<std::size_t>(layer)];
+      if (layer + 1 < config_.layers) block.x_out = blocks_[static_cast<std::size_t>(layer + 1)].x_in;
+    }
+    blocks_.back().x_out = final_x_;
+  }
+
+  [[nodiscard]] std::size_t scratch_bytes() const override {
+    const ElementType type = std::is_same_v<T, float> ? ElementType::f32 : ElementType::bf16;
+    const std::int64_t hidden = config_.gated() ? 2 * config_.mlp_width : config_.mlp_width;
+    const std::size_t weight_gradient =
+        matmul_scratch_bytes(backend_, shape_.rows, std::max({config_.width, hidden, config_.qkv_width()}));
+    return std::max({block_scratch_bytes(backend_, config_, chunk_rows_), weight_gradient,
+                     head_scratch_bytes(backend_, config_, shape_.rows),
+                     attention_scratch_bytes(backend_, attention_shapes_.front(), type, shape_.max_length)});
+  }
+
+  void set_batch(const BatchView& batch, const ModelWeights&, const PassOptions& options) override {
+    batch_ = batch;
+    options_ = options;
+    for (std::int64_t row = 0; row < batch.rows; ++row) scaled_weight_[row] = batch.weights[row] * options.gradient_scale;
+    const std::int64_t count = std::ssize(batch.sequences);
+    for (std::int64_t layer = 0; layer < config_.layers; ++layer) {
+      for (std::int64_t i = 0; i < count; ++i) {
+        const SequenceRows& rows = batch.sequences[static_cast<std::size_t>(i)];
+        const auto slot = static_cast<std::size_t>(layer * shape_.max_sequences + i);
+        const T* first = blocks_[static_cast<std::size_t>(layer)].qkv + rows.first_row * config_.qkv_width();
+        pages_[2 * slot] = first + config_.query_width();
+        pages_[2 * slot + 1] = first + config_.query_width() + config_.kv_width();
+        sequences_[slot] = {.first_row = rows.first_row,
+                            .rows = rows.rows,
+                            .first_position = 0,
+                            .kv = {.key_pages = &pages_[2 * slot],
+                                   .value_pages = &pages_[2 * slot + 1],
+                                   .type = std::is_same_v<T, float> ? ElementType::f32 : ElementType::bf16,
+                                   .page_tokens = rows.rows,
+                                   .token_stride = config_.qkv_width(),
+                                   .head_stride = config_.head_dim,
+                                   .length = rows.rows}};
+      }
+    }
+  }
+
+  void evaluate(Exec& exec, const ModelWeights& weights) override {
+    forward(exec, weights);
+    head_loss<T>(exec, weights, final_x_, batch_.targets, batch_.weights, batch_.rows, head_);
+  }
+
+  void forward_backward(Exec& exec, const ModelWeights& weights, const ParameterLayout& layout, float* gradients) override {
+    forward(exec, weights);
+    head_loss_backward<T>(exec, weights, layout, final_x_, batch_.targets, scaled_weight_, batch_.rows, head_,
+                          gradients_.residual, options_.accumulate, gradients);
+    for (std::int64_t layer = config_.layers - 1; layer >= 0; --layer) layer_backward(exec, weights, layout, layer, gradients);
+    embedding_gradients(exec, layout, gradients);
+  }
+
+  [[nodiscard]] double loss_sum() const override {
+    double sum = 0.0;
+    for (std::int64_t row = 0; row < batch_.rows; ++row) {
+      sum += static_cast<double>(batch_.weights[row]) * static_cast<double>(head_.loss[row]);
+    }
+    return sum;
+  }
+
+ private:
+  struct Binding {
+    std::byte** pointer;
+    BufferId id;
+  };
+
+  template <class U>
+  void plan_one(U*& pointer, const char* name, std::int64_t elements, std::int64_t first, std::int64_t last, MemoryPlan& plan) {
+    const BufferId id = plan.add(name, static_cast<std::size_t>(elements) * sizeof(U), MemoryCategory::activations, first, last);
+    bindings_.push_back({reinterpret_cast<std::byte**>(&pointer), id});
+  }
+
+  // Time of the plan: forward of layer l is l, the head is L, backward of layer l is 2 L - l.
+  void plan_buffers(bool backward, MemoryPlan& plan) {
+    const ModelConfig& c = config_;
+    const std::int64_t rows = shape_.rows;
+    const std::int64_t L = c.layers;
+    const std::int64_t pre_width = c.gated() ? 2 * c.mlp_width : c.mlp_width;
+    const bool layer_norm = c.norm == NormKind::layer_norm;
+    blocks_.resize(static_cast<std::size_t>(L));
+    bindings_.reserve(static_cast<std::size_t>(L * 16 + 24));
+    for (std::int64_t l = 0; l < L; ++l) {
+      BlockBuffers<T>& b = blocks_[static_cast<std::size_t>(l)];
+      const std::int64_t last = backward ? 2 * L - l : l;
+      // The first layer's input is written by the embedding before anything else runs; later inputs by the layer below.
+      plan_one(b.x_in, "residual in", rows * c.width, std::max<std::int64_t>(l - 1, 0), last, plan);
+      plan_one(b.norm1_out, "norm 1", rows * c.width, std::max<std::int64_t>(l - 1, 0), last, plan);
+      if (layer_norm) plan_one(b.norm1_mean, "norm 1 mean", rows, std::max<std::int64_t>(l - 1, 0), last, plan);
+      plan_one(b.norm1_rstd, "norm 1 rstd", rows, std::max<std::int64_t>(l - 1, 0), last, plan);
+      plan_one(b.qkv, "qkv", rows * c.qkv_width(), std::max<std::int64_t>(l - 1, 0), last, plan);
+      if (c.qk_norm && backward) {
+        plan_one(b.qk_raw, "qk before norm", rows * (c.query_width() + c.kv_width()), std::max<std::int64_t>(l - 1, 0), last,
+                 plan);
+        plan_one(b.qk_rstd, "qk rstd", rows * (c.heads + c.kv_heads), std::max<std::int64_t>(l - 1, 0), last, plan);
+      }
+      plan_one(b.attention, "attention", rows * c.query_width(), l, last, plan);
+      plan_one(b.lse, "log-sum-exp", rows * c.heads, l, last, plan);
+      plan_one(b.x_mid, "residual mid", rows * c.width, l, last, plan);
+      plan_one(b.norm2_out, "norm 2", rows * c.width, l, last, plan);
+      if (layer_norm) plan_one(b.norm2_mean, "norm 2 mean", rows, l, last, plan);
+      plan_one(b.norm2_rstd, "norm 2 rstd", rows, l, last, plan);
+      if (c.gated() || backward) plan_one(b.mlp_pre, "mlp pre-activation", rows * pre_width, l, last, plan);
+      plan_one(b.mlp_act, "mlp activation", rows * c.mlp_width, l, last, plan);
+    }
+    const std::int64_t end = 2 * L + 1;
+    plan_one(final_x_, "residual out", rows * c.width, L - 1, L, plan);
+    plan_one(head_.norm_out, "final norm", rows * c.width, L, L, plan);
+    if (layer_norm) plan_one(head_.norm_mean, "final norm mean", rows, L, L, plan);
+    plan_one(head_.norm_rstd, "final norm rstd", rows, L, L, plan);
+    plan_one(head_.loss, "loss", rows, 0, MemoryPlan::kForever, plan);
+    plan_one(scaled_weight_, "scaled weights", rows, 0, MemoryPlan::kForever, plan);
+    if (!backward) return;
+    const HeadTiling tiling = head_tiling(c, rows);
+    plan_one(head_.d_logits, "logit gradients", tiling.block_rows * c.vocab, L, L, plan);
+    plan_one(head_.norm_partials, "final norm sums", (rows + tiling.chunk_rows - 1) / tiling.chunk_rows * 2 * c.width, L, L,
+             plan);
+    const std::int64_t chunks = (rows + chunk_rows_ - 1) / chunk_rows_;
+    plan_one(gradients_.residual, "residual gradient", rows * c.width, L, end, plan);
+    plan_one(gradients_.mlp_out, "mlp output gradient", rows * c.width, L + 1, end, plan);
+    plan_one(gradients_.mlp_pre, "mlp gradient", rows * pre_width, L + 1, end, plan);
+    plan_one(gradients_.attention_out, "attention output gradient", rows * c.width, L + 1, end, plan);
+    plan_one(gradients_.attention, "attention gradient", rows * c.query_width(), L + 1, end, plan);
+    plan_one(gradients_.qkv, "qkv gradient", rows * c.qkv_width(), L + 1, end, plan);
+    plan_one(gradients_.norm_partials, "norm sums", chunks * norm_partials(c).width, L + 1, end, plan);
+  }
+
+  /// Runs `work(Exec&, RowRange, chunk)` on every chunk of rows, one thread each.
+  template <class Work>
+  void for_chunks(Exec& exec, Work&& work) {
+    exec.member.for_each((batch_.rows + chunk_rows_ - 1) / chunk_rows_, [&](std::int64_t chunk) {
+      const RowRange range{chunk * chunk_rows_, std::min((chunk + 1) * chunk_rows_, batch_.rows)};
+      TeamMember alone;
+      Exec serial{alone, exec.backend, exec.scratch};
+      work(serial, range, chunk);
+    });
+  }
+
+  [[nodiscard]] std::span<const AttentionSequence> layer_sequences(std::int64_t layer) const {
+    return {sequences_.data() + layer * shape_.max_sequences, batch_.sequences.size()};
+  }
+
+  [[nodiscard]] BlockDropout dropout_of(std::int64_t layer) const {
+    BlockDropout dropout = options_.dropout;
+    dropout.layer = static_cast<std::uint32_t>(layer);
+    return dropout;
+  }
+
+  void forward(Exec& exec, const ModelWeights& weights) {
+    const std::int32_t* positions = batch_.positions;
+    for_chunks(exec, [&](Exec& serial, RowRange range, std::int64_t) {
+      embedding_forward(serial, weights, batch_.inputs, positions, blocks_.front().x_in,
+                        {options_.dropout.probability, options_.dropout.seed, options_.dropout.step, 0, 0}, range);
+      attention_input_forward(serial, weights, 0, blocks_.front(), positions, range);
+    });
+    for (std::int64_t layer = 0; layer < config_.layers; ++layer) {
+      const BlockBuffers<T>& block = blocks_[static_cast<std::size_t>(layer)];
+      const BlockDropout dropout = dropout_of(layer);
+      attention_forward<T>(exec, attention_shapes_[static_cast<std::size_t>(layer)], layer_sequences(layer),
+                           {block.qkv, config_.qkv_width()}, {block.attention, config_.query_width()}, block.lse,
+                           dropout.attention());
+      for_chunks(exec, [&](Exec& serial, RowRange range, std::int64_t) {
+        attention_output_forward(serial, weights, layer, block, dropout, range);
+        mlp_forward(serial, weights, layer, block, dropout, range);
+        if (layer + 1 < config_.layers) {
+          attention_input_forward(serial, weights, layer + 1, blocks_[static_cast<std::size_t>(layer + 1)], positions, range);
+        }
+      });
+    }
+  }
+
+  void layer_backward(Exec& exec, const ModelWeights& weights, const ParameterLayout& layout, std::int64_t layer,
+                      float* gradients) {
+    const BlockBuffers<T>& block = blocks_[static_cast<std::size_t>(layer)];
+    const BlockDropout dropout = dropout_of(layer);
+    for_chunks(exec, [&](Exec& serial, RowRange range, std::int64_t chunk) {
+      mlp_backward(serial, weights, layer, block, gradients_, dropout, range, chunk);
+      attention_output_backward(serial, weights, layer, block, gradients_, dropout, range);
+    });
+    const std::int64_t qkv_width = config_.qkv_width();
+    const std::int64_t query_width = config_.query_width();
+    attention_backward<T>(exec, attention_shapes_[static_cast<std::size_t>(layer)], layer_sequences(layer),
+                          {block.qkv, qkv_width}, {block.attention, query_width}, {gradients_.attention, query_width},
+                          block.lse, {gradients_.qkv, qkv_width}, {gradients_.qkv + query_width, qkv_width},
+                          {gradients_.qkv + query_width + config_.kv_width(), qkv_width}, dropout.attention());
+    for_chunks(exec, [&](Exec& serial, RowRange range, std::int64_t chunk) {
+      attention_input_backward(serial, weights, layer, block, gradients_, batch_.positions, range, chunk);
+    });
+    block_weight_gradients(exec, config_, layout, layer, block, gradients_, batch_.rows,
+                           (batch_.rows + chunk_rows_ - 1) / chunk_rows_, options_.accumulate, gradients);
+  }
+
+  void embedding_gradients(Exec& exec, const ParameterLayout& layout, float* gradients) {
+    const auto target = [&](int index) {
+      return index < 0 ? nullptr : gradients + layout.parameters[static_cast<std::size_t>(index)].offset;
+    };
+    float* tokens = target(layout.token_embedding);
+    float* positions = target(layout.position_embedding);
+    if (!options_.accumulate) {
+      if (layout.head != layout.token_embedding) zero(exec, tokens, config_.vocab * config_.width);
+      if (positions != nullptr) zero(exec, positions, config_.context * config_.width);
+    }
+    embedding_backward(exec, config_, batch_.inputs, batch_.positions, gradients_.residual,
+                       {options_.dropout.probability, options_.dropout.seed, options_.dropout.step, 0, 0}, batch_.rows, tokens,
+                       positions);
+  }
+
+  static void zero(Exec& exec, float* data, std::int64_t count) {
+    constexpr std::int64_t kPiece = 1 << 16;
+    exec.member.for_each((count + kPiece - 1) / kPiece, [&](std::int64_t piece) {
+      const std::int64_t begin = piece * kPiece;
+      std::memset(data + begin, 0, static_cast<std::size_t>(std::min(kPiece, count - begin)) * sizeof(float));
+    });
+  }
+
+  Backend backend_;
+  ModelConfig config_;
+  PassShape shape_;
+  std::int64_t chunk_rows_;
+  std::vector<Binding> bindings_;
+  std::vector<BlockBuffers<T>> blocks_;
+  BlockGradients<T> gradients_;
+  HeadBuffers<T> head_;
+  float* final_x_ = nullptr;
+  float* scaled_weight_ = nullptr;
+  std::vector<AttentionShape> attention_shapes_;
+  std::vector<AttentionSequence> sequences_;  // [layers, max_sequences]
+  std::vector<const void*> pages_;            // [layers, max_sequences, 2]
+  BatchView batch_;
+  PassOptions options_;
+};
+
+}  // namespace
+
+std::unique_ptr<TrainingPass> TrainingPass::create(const Backend& backend, ComputeType compute, const ModelConfig& config,
+                                                   const PassShape& shape, bool backward, MemoryPlan& plan) {
+  if (compute == ComputeType::bf16) {
+    return std::make_unique<TypedTrainingPass<bf16>>(backend, config, shape, backward, plan);
+  }
+  return std::make_unique<TypedTrainingPass<float>>(backend, config, shape, backward, plan);
+}
+
+std::int64_t pass_chunk_rows(const ModelConfig& config, std::int64_t rows) {
+  const std::int64_t hidden = config.gated() ? 3 * config.mlp_width : 2 * config.mlp_width;
+  const std::int64_t row_bytes = 8 * config.width + 2 * (config.qkv_width() + config.query_width() + hidden);
+  const std::int64_t cache_rows = kChunkBytes / row_bytes;
+  const std::int64_t spread_rows = (rows + 15) / 16;  // at least 16 chunks where there are rows enough
+  return std::clamp<std::int64_t>(std::min(cache_rows, spread_rows) / 32 * 32, 32, 256);
+}
+
+}  // namespace quern
