@@ -49,7 +49,7 @@ class TypedTrainingPass final : public TrainingPass {
                      attention_scratch_bytes(backend_, attention_shapes_.front(), type, shape_.max_length)});
   }
 
-  void set_batch(const BatchView& batch, const ModelWeights&, const PassOptions& options) override {
+  void set_batch(const BatchView& batch, const PassOptions& options) override {
     batch_ = batch;
     options_ = options;
     for (std::int64_t row = 0; row < batch.rows; ++row) scaled_weight_[row] = batch.weights[row] * options.gradient_scale;

@@ -58,7 +58,7 @@ class TrainingPass {
   [[nodiscard]] virtual std::size_t scratch_bytes() const = 0;
 
   /// Sets the batch for the following calls; not SPMD: called by one thread, outside the team.
-  virtual void set_batch(const BatchView& batch, const ModelWeights& weights, const PassOptions& options) = 0;
+  virtual void set_batch(const BatchView& batch, const PassOptions& options) = 0;
 
   /// SPMD: losses only.
   virtual void evaluate(Exec& exec, const ModelWeights& weights) = 0;
