@@ -1,6 +1,7 @@
 // What a decoder-only transformer is, as data: every architecture is a row of values, not a class.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <string>
 #include <string_view>
@@ -25,7 +26,7 @@ enum class PositionKind : std::uint8_t {
 
 /// The feed-forward part. Gated kinds compute activation(gate) * up.
 enum class MlpKind : std::uint8_t {
-  gelu,    ///< GELU (tanh form), as GPT-2
+  gelu,  ///< GELU (tanh form), as GPT-2
   gelu_erf,
   relu2,   ///< max(x,0)^2 (So et al. 2021)
   swiglu,  ///< SiLU-gated (Shazeer 2020)
@@ -37,7 +38,7 @@ struct ModelConfig {
   std::int64_t vocab = 0;      ///< tokens in the vocabulary; taken from the corpus when training
   std::int64_t context = 256;  ///< longest sequence in training; rows of the learned position table
   std::int64_t layers = 4;
-  std::int64_t width = 256;    ///< size of the residual stream
+  std::int64_t width = 256;  ///< size of the residual stream
   std::int64_t heads = 4;
   std::int64_t kv_heads = 4;   ///< divides heads; 1 is multi-query attention
   std::int64_t head_dim = 64;  ///< heads * head_dim may differ from width
@@ -50,11 +51,11 @@ struct ModelConfig {
   RopePairing rope_pairing = RopePairing::halves;
   std::int64_t rope_dims = 0;  ///< rotated elements per head; 0: head_dim
   MlpKind mlp = MlpKind::swiglu;
-  bool qk_norm = false;        ///< RMS norm of each query and key head before RoPE (Henry et al. 2020; as Qwen3)
-  bool attention_bias = false; ///< biases of the q, k, v and output projections
+  bool qk_norm = false;         ///< RMS norm of each query and key head before RoPE (Henry et al. 2020; as Qwen3)
+  bool attention_bias = false;  ///< biases of the q, k, v and output projections
   bool mlp_bias = false;
-  bool norm_bias = false;      ///< layer_norm only
-  bool tied_embeddings = true; ///< the head is the embedding table
+  bool norm_bias = false;       ///< layer_norm only
+  bool tied_embeddings = true;  ///< the head is the embedding table
   float embedding_scale = 1.0F;
   float final_soft_cap = 0.0F;      ///< logits = cap * tanh(logits / cap); 0: none
   float attention_soft_cap = 0.0F;  ///< the same on attention scores; 0: none
@@ -84,13 +85,19 @@ struct ModelConfig {
 [[nodiscard]] std::string_view to_word(MlpKind kind);
 [[nodiscard]] std::string_view to_word(RopePairing pairing);
 
+/// Every value of each kind, for parsers and their messages.
+inline constexpr std::array kNormKinds{NormKind::layer_norm, NormKind::rms_norm};
+inline constexpr std::array kPositionKinds{PositionKind::none, PositionKind::learned, PositionKind::rope};
+inline constexpr std::array kMlpKinds{MlpKind::gelu, MlpKind::gelu_erf, MlpKind::relu2, MlpKind::swiglu, MlpKind::geglu};
+inline constexpr std::array kRopePairings{RopePairing::adjacent, RopePairing::halves};
+
 /// What a parameter is; decides initialization and weight decay.
 enum class ParameterKind : std::uint8_t {
-  embedding,  ///< token or position table
-  matrix,     ///< [outputs, inputs]
+  embedding,        ///< token or position table
+  matrix,           ///< [outputs, inputs]
   residual_matrix,  ///< a matrix whose output is added to the residual stream (scaled initialization)
-  norm,       ///< norm weight, initialized to 1
-  bias        ///< initialized to 0
+  norm,             ///< norm weight, initialized to 1
+  bias              ///< initialized to 0
 };
 
 /// One trained tensor. Matrices are [rows, cols] = [outputs, inputs] row-major; vectors have rows = size, cols = 1.
@@ -101,7 +108,9 @@ struct Parameter {
   std::int64_t cols = 1;
   std::int64_t offset = 0;  ///< in elements, into the contiguous f32 block of all parameters; multiple of 16
   [[nodiscard]] std::int64_t count() const { return rows * cols; }
-  [[nodiscard]] bool decays() const { return kind == ParameterKind::embedding || kind == ParameterKind::matrix || kind == ParameterKind::residual_matrix; }
+  [[nodiscard]] bool decays() const {
+    return kind == ParameterKind::embedding || kind == ParameterKind::matrix || kind == ParameterKind::residual_matrix;
+  }
 };
 
 /// Indices into ParameterLayout::parameters; -1 where the model has no such tensor.
@@ -122,7 +131,7 @@ struct ParameterLayout {
   int token_embedding = -1;
   int position_embedding = -1;
   int final_norm = -1, final_norm_bias = -1;
-  int head = -1;  ///< equals token_embedding when tied
+  int head = -1;              ///< equals token_embedding when tied
   std::int64_t elements = 0;  ///< size of the block including padding between tensors
 
   /// Trained numbers, padding not counted.
@@ -133,7 +142,8 @@ struct ParameterLayout {
 [[nodiscard]] ParameterLayout parameter_layout(const ModelConfig& config);
 
 /// Training FLOP per token: 6 N_matmul + 6 L C T (forward and backward, causal attention counted once, recomputation
-/// not counted). C is heads * head_dim, T the context. (Peers often count 12 L C T.)
+/// not counted). C is heads * head_dim, T the context. (Peers often count 12 L C T.) A windowed layer counts the keys that
+/// its window shows, on average w - w^2 / (2 T) instead of T / 2.
 [[nodiscard]] double train_flops_per_token(const ModelConfig& config, std::int64_t context);
 
 /// Fills the f32 block: matrices normal(0, 0.02) (residual_matrix: divided by sqrt(2 layers), Radford et al. 2019),
