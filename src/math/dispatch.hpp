@@ -1,6 +1,8 @@
 // The kernels of one instruction set, and the choice among them.
 #pragma once
 
+#include <string>
+#include <string_view>
 #include <vector>
 
 #include "math/attention_kernels.hpp"
@@ -22,11 +24,23 @@ struct KernelTable {
 /// The tables this build holds and this machine can run, best first (portable is always last).
 [[nodiscard]] const std::vector<const KernelTable*>& supported_kernels();
 
+/// The environment variable that forces a path.
+inline constexpr const char* kIsaVariable = "QUERN_ISA";
+
 /// The path in use: the best supported one, or the lower one that the environment variable QUERN_ISA names. Chosen once.
 /// Error bad_input when QUERN_ISA names an unknown or unsupported path; the message lists what is available.
 [[nodiscard]] Result<const KernelTable*> chosen_kernels();
 
 /// The table of a path by name ("portable", "avx2", ...), under the same rules and errors.
 [[nodiscard]] Result<const KernelTable*> kernels_named(std::string_view name);
+
+/// One path, and why it cannot be used here.
+struct IsaStatus {
+  Isa isa = Isa::portable;
+  std::string obstacle;  ///< empty when it can
+};
+
+/// Every path that Quern knows, best first.
+[[nodiscard]] std::vector<IsaStatus> isa_statuses();
 
 }  // namespace quern
