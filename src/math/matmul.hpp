@@ -76,7 +76,8 @@ struct Epilogue {
 [[nodiscard]] std::size_t matmul_scratch_bytes(const Backend& backend, std::int64_t max_rows, std::int64_t max_cols);
 
 /// y [M, N] = epilogue(x [M, K] W^T), W [N, K]. SPMD: rows and columns are shared among the team's members.
-void matmul_forward(Exec& exec, const ConstMatrix& x, const Weight& w, const MutableMatrix& y, const Epilogue& epilogue = {});
+void matmul_forward(Exec& exec, const ConstMatrix& x, const Weight& w, const MutableMatrix& y,
+                    const Epilogue& epilogue = {});
 
 /// dx [M, K] = epilogue(dy [M, N] W), W [N, K]. SPMD.
 void matmul_backward_input(Exec& exec, const ConstMatrix& dy, const Weight& w, const MutableMatrix& dx,

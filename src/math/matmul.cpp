@@ -1,0 +1,424 @@
+// The front: cuts a product into tasks, walks each task's blocks, and handles every edge, so that kernels see whole steps
+// and whole panels.
+//
+// Within a task the reduction runs in pieces (blocking.depth). For each piece, each tile of A (first-level cache) meets
+// every panel of the task's columns (streamed from second-level cache). Sums of unfinished tiles wait in f32, in the output
+// itself where that is what will be stored, else in scratch; so cutting the reduction does not change a bit.
+#include "math/matmul.hpp"
+
+#include <algorithm>
+#include <cassert>
+
+#include "math/aligned_buffer.hpp"
+#include "math/matmul_blocking.hpp"
+#include "math/matmul_convert.hpp"
+#include "math/matmul_eigen.hpp"
+
+namespace quern {
+namespace {
+
+using internal::Blocking;
+using internal::ceil_divide;
+using internal::kMaxBBytes;
+using internal::kMaxDepth;
+using internal::kMaxRows;
+using internal::kMaxSumBytes;
+using internal::operand_bytes;
+using internal::round_up;
+
+/// Copied tiles of A have rows this many bytes longer than needed, so that rows do not share cache sets.
+constexpr std::int64_t kRowPadBytes = 64;
+
+const ProductKernels& product_kernels(const Backend& backend, ComputeType compute) {
+  return compute == ComputeType::bf16 ? backend.kernels->matmul->b16 : backend.kernels->matmul->f32;
+}
+
+ComputeType compute_of(ElementType type) { return type == ElementType::bf16 ? ComputeType::bf16 : ComputeType::f32; }
+
+const std::byte* at(const void* data, std::int64_t bytes) { return static_cast<const std::byte*>(data) + bytes; }
+std::byte* at(void* data, std::int64_t bytes) { return static_cast<std::byte*>(data) + bytes; }
+
+/// Hands out aligned pieces of a thread's scratch.
+class ScratchCutter {
+ public:
+  explicit ScratchCutter(std::span<std::byte> scratch) : left_(scratch) {}
+  std::byte* take(std::int64_t bytes) {
+    const auto size = static_cast<std::size_t>(round_up(bytes, kBufferAlignment));
+    assert(size <= left_.size() && "scratch is smaller than matmul_scratch_bytes says");
+    std::byte* piece = left_.data();
+    left_ = left_.subspan(size);
+    return piece;
+  }
+
+ private:
+  std::span<std::byte> left_;
+};
+
+/// Bytes of one kernel set's scratch, for products whose dimensions are all at most n.
+std::int64_t scratch_bytes(const ProductKernels& kernels, std::int64_t n) {
+  const std::int64_t bytes = operand_bytes(kernels.operand);
+  const std::int64_t depth = round_up(std::min(n, kMaxDepth), kernels.step);
+  const std::int64_t cols = round_up(n, kernels.panel_cols);
+  const std::int64_t panel_bytes = depth * kernels.panel_cols * bytes;
+  const std::int64_t a = kernels.tile_rows * (depth * bytes + kRowPadBytes);
+  const std::int64_t b = std::max(panel_bytes, std::min(kMaxBBytes, depth * cols * bytes));
+  const std::int64_t widened = panel_bytes * 4 / bytes;
+  const std::int64_t tile = kernels.tile_rows * kernels.panel_cols * 4;
+  const std::int64_t sums = std::max(tile, std::min(kMaxSumBytes, round_up(n, kernels.tile_rows) * cols * 4));
+  return a + b + widened + sums + tile + 5 * static_cast<std::int64_t>(kBufferAlignment);
+}
+
+/// The right-hand side of C = A B.
+struct RightSide {
+  const Weight* weight = nullptr;
+  bool transposed = false;  ///< B = W^T (forward), else B = W
+  [[nodiscard]] const void* pack() const { return transposed ? weight->forward : weight->backward; }
+};
+
+/// Packs the piece [k0, k0 + k) of columns [col, col + cols) of a plain weight.
+void pack_plain(const ProductKernels& kernels, const RightSide& b, std::int64_t k0, std::int64_t k, std::int64_t col,
+                std::int64_t cols, float* widened, void* panel) {
+  const Weight& w = *b.weight;
+  const std::int64_t first_row = b.transposed ? col : k0;
+  const std::int64_t first_col = b.transposed ? k0 : col;
+  MatmulBlock block{.data = nullptr, .stride = w.cols, .rows = b.transposed ? cols : k, .cols = b.transposed ? k : cols};
+  const void* data = b.pack();
+  if (w.type == ElementType::f32) {
+    block.data = static_cast<const float*>(data) + first_row * w.cols + first_col;
+  } else {
+    for (std::int64_t r = 0; r < block.rows; ++r) {
+      for (std::int64_t c = 0; c < block.cols; ++c) {
+        widened[r * block.cols + c] = internal::element(data, w.type, (first_row + r) * w.cols + first_col + c);
+      }
+    }
+    block.data = widened;
+    block.stride = block.cols;
+  }
+  (b.transposed ? kernels.pack_weight_transposed : kernels.pack_weight_rows)(block, round_up(k, kernels.step), panel);
+}
+
+/// Stores a finished tile: (sum + bias), a copy of that where asked for, activation, residual.
+class TileFinisher {
+ public:
+  TileFinisher(const Backend& backend, const MutableMatrix& out, const Epilogue& epilogue, float* activated)
+      : kernels_(*backend.kernels), out_(out), epilogue_(epilogue), activated_(activated) {}
+
+  /// Whether sums may be formed in the output itself.
+  [[nodiscard]] bool trivial() const {
+    return out_.type == ElementType::f32 && epilogue_.bias == nullptr && epilogue_.activation == Activation::none &&
+           epilogue_.pre_activation == nullptr && epilogue_.residual == nullptr;
+  }
+
+  void operator()(float* tile, std::int64_t stride, std::int64_t row, std::int64_t rows, std::int64_t col,
+                  std::int64_t cols) const {
+    const std::int64_t bytes = operand_bytes(out_.type);
+    const bool activates = epilogue_.activation != Activation::none;
+    MatmulStore store{.tile = tile, .tile_stride = stride, .rows = rows, .cols = cols};
+    if (epilogue_.bias != nullptr) store.bias = epilogue_.bias + col;
+    if (activates || epilogue_.pre_activation != nullptr) {
+      if (store.bias != nullptr) {
+        store.out = tile;
+        store.out_stride = stride;
+        kernels_.matmul->store(store);
+        store.bias = nullptr;
+      }
+      if (epilogue_.pre_activation != nullptr) {
+        store.out = at(epilogue_.pre_activation, (row * epilogue_.pre_activation_stride + col) * bytes);
+        store.out_stride = epilogue_.pre_activation_stride;
+        store.out_type = out_.type;
+        kernels_.matmul->store(store);
+      }
+      if (activates) {
+        kernels_.elementwise->f32.activation_forward(epilogue_.activation, tile, stride, activated_, cols, rows, cols);
+        store.tile = activated_;
+        store.tile_stride = cols;
+      }
+    }
+    if (epilogue_.residual != nullptr) {
+      store.residual = epilogue_.residual + row * epilogue_.residual_stride + col;
+      store.residual_stride = epilogue_.residual_stride;
+    }
+    store.out = at(out_.data, (row * out_.row_stride + col) * bytes);
+    store.out_stride = out_.row_stride;
+    store.out_type = out_.type;
+    kernels_.matmul->store(store);
+  }
+
+ private:
+  const KernelTable& kernels_;
+  const MutableMatrix& out_;
+  const Epilogue& epilogue_;
+  float* activated_;
+};
+
+/// Whether tiles of A are better copied than read in place: rows whose starts share cache sets, or (matrix tiles) that
+/// straddle cache lines, when the tile is read often enough to pay.
+bool worth_copying(const ProductKernels& kernels, const ConstMatrix& a, std::int64_t panels) {
+  if (panels < 4) return false;
+  const std::int64_t bytes = operand_bytes(kernels.operand);
+  const bool shares_sets = (a.row_stride * bytes) % 2048 == 0;
+  const bool straddles =
+      kernels.step * bytes == 64 && ((a.row_stride * bytes) % 64 != 0 || reinterpret_cast<std::uintptr_t>(a.data) % 64 != 0);
+  return shares_sets || straddles;
+}
+
+/// C [rows, cols] = epilogue(A [rows, k] B).
+void product(Exec& exec, const ConstMatrix& a, const RightSide& b, const MutableMatrix& out, const Epilogue& epilogue) {
+  const MatmulKernels& matmul = *exec.backend.kernels->matmul;
+  const ProductKernels& kernels = product_kernels(exec.backend, compute_of(a.type));
+  const std::int64_t k_total = a.cols;
+  const Blocking blocking = internal::choose_blocking(kernels, out.rows, out.cols, k_total);
+  const std::int64_t panel_cols = kernels.panel_cols;
+  const std::int64_t bytes = operand_bytes(kernels.operand);
+  const std::int64_t block_cols = blocking.panels_per_block * panel_cols;
+  const bool plain = b.weight->layout == WeightLayout::plain;
+  const bool converts = a.type != kernels.operand;
+
+  ScratchCutter scratch(exec.scratch);
+  const bool keeps_sums = blocking.depths > 1;
+  const std::int64_t sum_rows = keeps_sums ? blocking.tiles_per_block * kernels.tile_rows : kernels.tile_rows;
+  const std::int64_t sum_stride = keeps_sums ? block_cols : panel_cols;
+  auto* sums = reinterpret_cast<float*>(scratch.take(sum_rows * sum_stride * 4));
+  auto* activated = reinterpret_cast<float*>(scratch.take(kernels.tile_rows * panel_cols * 4));
+  const std::int64_t copy_stride = blocking.depth + kRowPadBytes / bytes;
+  void* copied_a = scratch.take(kernels.tile_rows * copy_stride * bytes);
+  void* packed_b = plain ? scratch.take(block_cols * blocking.depth * bytes) : nullptr;
+  auto* widened = plain ? reinterpret_cast<float*>(scratch.take(blocking.depth * panel_cols * 4)) : nullptr;
+
+  const TileFinisher finish(exec.backend, out, epilogue, activated);
+  const bool in_place = finish.trivial();
+  const std::int64_t padded_k = round_up(k_total, kernels.step);
+
+  exec.member.for_each(blocking.tasks(), [&](std::int64_t task) {
+    const std::int64_t row_begin = (task % blocking.row_blocks) * blocking.tiles_per_block * kernels.tile_rows;
+    const std::int64_t row_end = std::min(out.rows, row_begin + blocking.tiles_per_block * kernels.tile_rows);
+    const std::int64_t col_begin = (task / blocking.row_blocks) * block_cols;
+    const std::int64_t col_end = std::min(out.cols, col_begin + block_cols);
+    const std::int64_t panels = ceil_divide(col_end - col_begin, panel_cols);
+    const bool copies = converts || worth_copying(kernels, a, panels);
+    matmul.begin();
+    for (std::int64_t piece = 0; piece < blocking.depths; ++piece) {
+      const std::int64_t k0 = piece * blocking.depth;
+      const std::int64_t k = std::min(blocking.depth, k_total - k0);
+      const std::int64_t steps = ceil_divide(k, kernels.step);
+      const std::byte* panel = nullptr;
+      std::int64_t panel_bytes = 0;
+      if (plain) {
+        panel_bytes = blocking.depth * panel_cols * bytes;
+        for (std::int64_t p = 0; p < panels; ++p) {
+          const std::int64_t col = col_begin + p * panel_cols;
+          pack_plain(kernels, b, k0, k, col, std::min(panel_cols, col_end - col), widened, at(packed_b, p * panel_bytes));
+        }
+        panel = at(static_cast<const void*>(packed_b), 0);
+      } else {
+        panel_bytes = padded_k * panel_cols * bytes;
+        panel = at(b.pack(), (col_begin / panel_cols) * panel_bytes + k0 * panel_cols * bytes);
+      }
+      for (std::int64_t row = row_begin; row < row_end; row += kernels.tile_rows) {
+        MatmulTile tile{.steps = steps, .rows = std::min(kernels.tile_rows, row_end - row), .add = piece > 0};
+        const void* a_rows = at(a.data, (row * a.row_stride + k0) * operand_bytes(a.type));
+        if (copies || k % kernels.step != 0) {
+          kernels.copy_a({.data = a_rows, .stride = a.row_stride, .rows = tile.rows, .cols = k}, steps * kernels.step,
+                         copied_a, copy_stride);
+          tile.a = copied_a;
+          tile.a_row_stride = copy_stride;
+        } else {
+          tile.a = a_rows;
+          tile.a_row_stride = a.row_stride;
+        }
+        tile.a_step_stride = kernels.step;
+        for (std::int64_t p = 0; p < panels; ++p) {
+          const std::int64_t col = col_begin + p * panel_cols;
+          const std::int64_t cols = std::min(panel_cols, col_end - col);
+          const bool direct = in_place && cols == panel_cols;
+          if (direct) {
+            tile.c = static_cast<float*>(out.data) + row * out.row_stride + col;
+            tile.c_stride = out.row_stride;
+          } else {
+            tile.c = sums + (keeps_sums ? (row - row_begin) * sum_stride + p * panel_cols : 0);
+            tile.c_stride = sum_stride;
+          }
+          tile.b = panel + p * panel_bytes;
+          kernels.tile(tile);
+          if (!direct && piece + 1 == blocking.depths) finish(tile.c, tile.c_stride, row, tile.rows, col, cols);
+        }
+      }
+    }
+    matmul.end();
+  });
+}
+
+}  // namespace
+
+PackedWeightBytes packed_weight_bytes(const Backend& backend, ComputeType compute, std::int64_t rows, std::int64_t cols) {
+  if (backend.eigen) {
+    const std::int64_t bytes = rows * cols * (compute == ComputeType::bf16 ? 2 : 4);
+    return {.forward = static_cast<std::size_t>(round_up(bytes, kBufferAlignment)), .backward = 0};
+  }
+  const ProductKernels& kernels = product_kernels(backend, compute);
+  const auto bytes = [&](std::int64_t outputs, std::int64_t k) {
+    const std::int64_t size =
+        round_up(outputs, kernels.panel_cols) * round_up(k, kernels.step) * operand_bytes(kernels.operand);
+    return static_cast<std::size_t>(round_up(size, kBufferAlignment));
+  };
+  return {.forward = bytes(rows, cols), .backward = bytes(cols, rows)};
+}
+
+Weight pack_weight(Exec& exec, ComputeType compute, const float* w, std::int64_t rows, std::int64_t cols, void* forward,
+                   void* backward) {
+  Weight weight{.type = compute == ComputeType::bf16 ? ElementType::bf16 : ElementType::f32,
+                .layout = WeightLayout::packed,
+                .rows = rows,
+                .cols = cols,
+                .forward = forward,
+                .backward = backward};
+  if (exec.backend.eigen) {
+    internal::eigen_copy_weight(exec, compute, w, rows, cols, forward);
+    weight.layout = WeightLayout::plain;
+    weight.backward = forward;
+    return weight;
+  }
+  const ProductKernels& kernels = product_kernels(exec.backend, compute);
+  const std::int64_t bytes = operand_bytes(kernels.operand);
+  // Tasks: (panel, piece of the reduction) of the forward pack, then of the backward pack.
+  const std::int64_t forward_pieces = ceil_divide(cols, kMaxDepth);
+  const std::int64_t backward_pieces = ceil_divide(rows, kMaxDepth);
+  const std::int64_t forward_tasks = forward == nullptr ? 0 : ceil_divide(rows, kernels.panel_cols) * forward_pieces;
+  const std::int64_t backward_tasks = backward == nullptr ? 0 : ceil_divide(cols, kernels.panel_cols) * backward_pieces;
+  exec.member.for_each(forward_tasks + backward_tasks, [&](std::int64_t task) {
+    const bool is_forward = task < forward_tasks;
+    const std::int64_t local = is_forward ? task : task - forward_tasks;
+    const std::int64_t pieces = is_forward ? forward_pieces : backward_pieces;
+    const std::int64_t k_total = is_forward ? cols : rows;
+    const std::int64_t col = (local / pieces) * kernels.panel_cols;
+    const std::int64_t k0 = (local % pieces) * kMaxDepth;
+    const std::int64_t k = std::min(kMaxDepth, k_total - k0);
+    void* panel =
+        at(is_forward ? forward : backward, (col * round_up(k_total, kernels.step) + k0 * kernels.panel_cols) * bytes);
+    if (is_forward) {
+      kernels.pack_weight_transposed(
+          {.data = w + col * cols + k0, .stride = cols, .rows = std::min(kernels.panel_cols, rows - col), .cols = k},
+          round_up(k, kernels.step), panel);
+    } else {
+      kernels.pack_weight_rows(
+          {.data = w + k0 * cols + col, .stride = cols, .rows = k, .cols = std::min(kernels.panel_cols, cols - col)},
+          round_up(k, kernels.step), panel);
+    }
+  });
+  return weight;
+}
+
+std::size_t matmul_scratch_bytes(const Backend& backend, std::int64_t max_rows, std::int64_t max_cols) {
+  if (backend.eigen) return 0;
+  const std::int64_t n = std::max<std::int64_t>({max_rows, max_cols, 1});
+  const MatmulKernels& matmul = *backend.kernels->matmul;
+  return static_cast<std::size_t>(
+      round_up(std::max(scratch_bytes(matmul.f32, n), scratch_bytes(matmul.b16, n)), kBufferAlignment));
+}
+
+void matmul_forward(Exec& exec, const ConstMatrix& x, const Weight& w, const MutableMatrix& y, const Epilogue& epilogue) {
+  assert(x.cols == w.cols && y.cols == w.rows && y.rows == x.rows);
+  if (exec.backend.eigen) {
+    internal::eigen_forward(exec, x, w, y, epilogue);
+  } else {
+    product(exec, x, {.weight = &w, .transposed = true}, y, epilogue);
+  }
+}
+
+void matmul_backward_input(Exec& exec, const ConstMatrix& dy, const Weight& w, const MutableMatrix& dx,
+                           const Epilogue& epilogue) {
+  assert(dy.cols == w.rows && dx.cols == w.cols && dx.rows == dy.rows);
+  if (exec.backend.eigen) {
+    internal::eigen_backward_input(exec, dy, w, dx, epilogue);
+  } else {
+    product(exec, dy, {.weight = &w, .transposed = false}, dx, epilogue);
+  }
+}
+
+void matmul_backward_weight(Exec& exec, const ConstMatrix& dy, const ConstMatrix& x, float* dw, float* dbias,
+                            bool accumulate) {
+  assert(dy.rows == x.rows && dy.type == x.type);
+  if (exec.backend.eigen) {
+    internal::eigen_backward_weight(exec, dy, x, dw, dbias, accumulate);
+    return;
+  }
+  const MatmulKernels& matmul = *exec.backend.kernels->matmul;
+  const ProductKernels& kernels = product_kernels(exec.backend, compute_of(x.type));
+  const std::int64_t tokens = x.rows;
+  const std::int64_t element_bytes = operand_bytes(x.type);
+  const std::int64_t bytes = operand_bytes(kernels.operand);
+  const std::int64_t panel_cols = kernels.panel_cols;
+  // With no columns of x there is no dW, but there is a bias.
+  const Blocking blocking =
+      internal::choose_weight_gradient_blocking(kernels, dy.cols, std::max<std::int64_t>(x.cols, 1), tokens);
+  const std::int64_t block_cols = blocking.panels_per_block * panel_cols;
+  const std::int64_t panel_bytes = blocking.depth * panel_cols * bytes;
+
+  ScratchCutter scratch(exec.scratch);
+  auto* edge = reinterpret_cast<float*>(scratch.take(kernels.tile_rows * panel_cols * 4));
+  void* packed_a = scratch.take(kernels.tile_rows * blocking.depth * bytes);
+  std::byte* packed_b = scratch.take(blocking.panels_per_block * panel_bytes);
+
+  exec.member.for_each(blocking.tasks(), [&](std::int64_t task) {
+    const std::int64_t row_begin = (task % blocking.row_blocks) * blocking.tiles_per_block * kernels.tile_rows;
+    const std::int64_t row_end = std::min(dy.cols, row_begin + blocking.tiles_per_block * kernels.tile_rows);
+    const std::int64_t col_begin = (task / blocking.row_blocks) * block_cols;
+    const std::int64_t col_end = std::min(x.cols, col_begin + block_cols);
+    const std::int64_t panels = ceil_divide(col_end - col_begin, panel_cols);
+    const bool sums_bias = dbias != nullptr && col_begin == 0;
+    if (sums_bias && !accumulate) std::fill(dbias + row_begin, dbias + row_end, 0.0F);
+    matmul.begin();
+    for (std::int64_t piece = 0; piece < blocking.depths; ++piece) {
+      const std::int64_t k0 = piece * blocking.depth;
+      const std::int64_t k = std::min(blocking.depth, tokens - k0);
+      const std::int64_t steps = ceil_divide(k, kernels.step);
+      for (std::int64_t p = 0; p < panels; ++p) {
+        const std::int64_t col = col_begin + p * panel_cols;
+        kernels.pack_b({.data = at(x.data, (k0 * x.row_stride + col) * element_bytes),
+                        .stride = x.row_stride,
+                        .rows = k,
+                        .cols = std::min(panel_cols, col_end - col)},
+                       steps * kernels.step, packed_b + p * panel_bytes);
+      }
+      const std::byte* dy_block = at(dy.data, (k0 * dy.row_stride + row_begin) * element_bytes);
+      if (sums_bias) {
+        kernels.column_sums({.data = dy_block, .stride = dy.row_stride, .rows = k, .cols = row_end - row_begin},
+                            dbias + row_begin);
+      }
+      for (std::int64_t row = row_begin; row < row_end; row += kernels.tile_rows) {
+        MatmulTile tile{.a = packed_a,
+                        .a_row_stride = kernels.packed_a_row_stride,
+                        .a_step_stride = kernels.packed_a_step_stride,
+                        .steps = steps,
+                        .rows = std::min(kernels.tile_rows, row_end - row),
+                        .add = accumulate || piece > 0};
+        kernels.pack_a(
+            {.data = dy_block + (row - row_begin) * element_bytes, .stride = dy.row_stride, .rows = k, .cols = tile.rows},
+            steps * kernels.step, packed_a);
+        for (std::int64_t p = 0; p < panels; ++p) {
+          const std::int64_t col = col_begin + p * panel_cols;
+          const std::int64_t cols = std::min(panel_cols, col_end - col);
+          float* c = dw + row * x.cols + col;
+          tile.b = packed_b + p * panel_bytes;
+          if (cols == panel_cols) {
+            tile.c = c;
+            tile.c_stride = x.cols;
+            kernels.tile(tile);
+            continue;
+          }
+          tile.c = edge;
+          tile.c_stride = panel_cols;
+          if (tile.add) {
+            for (std::int64_t r = 0; r < tile.rows; ++r) std::copy_n(c + r * x.cols, cols, edge + r * panel_cols);
+          }
+          kernels.tile(tile);
+          matmul.store(
+              {.tile = edge, .tile_stride = panel_cols, .rows = tile.rows, .cols = cols, .out = c, .out_stride = x.cols});
+        }
+      }
+    }
+    matmul.end();
+  });
+}
+
+}  // namespace quern

@@ -1,0 +1,81 @@
+#include "math/matmul_blocking.hpp"
+
+#include <algorithm>
+
+namespace quern::internal {
+namespace {
+
+/// The piece of the reduction: pieces of nearly equal length, whole steps each.
+void choose_depth(const ProductKernels& kernels, std::int64_t k, Blocking& blocking) {
+  blocking.depths = std::max<std::int64_t>(1, ceil_divide(k, kMaxDepth));
+  blocking.depth = std::max(kernels.step, round_up(ceil_divide(k, blocking.depths), kernels.step));
+  blocking.depths = std::max<std::int64_t>(1, ceil_divide(k, blocking.depth));
+}
+
+/// At most `most` of `count` per block, blocks of nearly equal size.
+std::int64_t even_share(std::int64_t count, std::int64_t most) { return ceil_divide(count, ceil_divide(count, most)); }
+
+}  // namespace
+
+Blocking choose_blocking(const ProductKernels& kernels, std::int64_t rows, std::int64_t cols, std::int64_t k) {
+  Blocking b;
+  if (rows <= 0 || cols <= 0) return b;
+  choose_depth(kernels, k, b);
+  const std::int64_t tiles = ceil_divide(rows, kernels.tile_rows);
+  const std::int64_t panels = ceil_divide(cols, kernels.panel_cols);
+  const std::int64_t panel_bytes = b.depth * kernels.panel_cols * operand_bytes(kernels.operand);
+  std::int64_t most_tiles = std::max<std::int64_t>(1, kMaxRows / kernels.tile_rows);
+  std::int64_t most_panels = std::max<std::int64_t>(1, kMaxBBytes / panel_bytes);
+  if (b.depths > 1) most_panels = std::min(most_panels, kMaxSumBytes / (kMaxRows * 4 * kernels.panel_cols));
+  for (;;) {
+    b.tiles_per_block = even_share(tiles, most_tiles);
+    b.panels_per_block = even_share(panels, most_panels);
+    b.row_blocks = ceil_divide(tiles, b.tiles_per_block);
+    b.col_blocks = ceil_divide(panels, b.panels_per_block);
+    const std::int64_t task_rows = std::max<std::int64_t>(16, std::min(rows, b.tiles_per_block * kernels.tile_rows));
+    const std::int64_t work = task_rows * b.panels_per_block * kernels.panel_cols * std::max<std::int64_t>(k, 1);
+    if (b.tasks() >= kEnoughTasks || work < 2 * kMinTaskWork) return b;
+    if (b.tiles_per_block > 2) {
+      most_tiles = (b.tiles_per_block + 1) / 2;
+    } else if (b.panels_per_block > 1) {
+      most_panels = (b.panels_per_block + 1) / 2;
+    } else {
+      return b;
+    }
+  }
+}
+
+Blocking choose_weight_gradient_blocking(const ProductKernels& kernels, std::int64_t rows, std::int64_t cols,
+                                         std::int64_t k) {
+  Blocking b;
+  if (rows <= 0 || cols <= 0) return b;
+  choose_depth(kernels, k, b);
+  const std::int64_t tiles = ceil_divide(rows, kernels.tile_rows);
+  const std::int64_t panels = ceil_divide(cols, kernels.panel_cols);
+  const std::int64_t panel_bytes = b.depth * kernels.panel_cols * operand_bytes(kernels.operand);
+  std::int64_t most_tiles = std::max<std::int64_t>(1, kMaxRows / kernels.tile_rows);
+  std::int64_t most_panels = std::max<std::int64_t>(1, kMaxBBytes / panel_bytes);
+  constexpr std::int64_t kEnough = 8;
+  for (;;) {
+    b.tiles_per_block = even_share(tiles, most_tiles);
+    b.panels_per_block = even_share(panels, most_panels);
+    b.row_blocks = ceil_divide(tiles, b.tiles_per_block);
+    b.col_blocks = ceil_divide(panels, b.panels_per_block);
+    if (b.tasks() >= kEnough) return b;
+    // Halve the longer side, so that less of either operand is packed twice.
+    const std::int64_t task_rows = b.tiles_per_block * kernels.tile_rows;
+    const std::int64_t task_cols = b.panels_per_block * kernels.panel_cols;
+    if (task_rows * task_cols * std::max<std::int64_t>(k, 1) < 2 * kMinTaskWork) return b;
+    if (task_rows >= task_cols && b.tiles_per_block > 1) {
+      most_tiles = (b.tiles_per_block + 1) / 2;
+    } else if (b.panels_per_block > 1) {
+      most_panels = (b.panels_per_block + 1) / 2;
+    } else if (b.tiles_per_block > 1) {
+      most_tiles = (b.tiles_per_block + 1) / 2;
+    } else {
+      return b;
+    }
+  }
+}
+
+}  // namespace quern::internal

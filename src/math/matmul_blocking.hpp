@@ -1,0 +1,47 @@
+// How a product is cut into tasks and blocks. By shape and kernel only, never by thread count.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "math/matmul_kernels.hpp"
+
+namespace quern::internal {
+
+/// Longest piece of the reduction, in elements, that is kept in cache at once: a tile of A (32 rows of bf16 or 14 of f32)
+/// then takes 28 to 32 KiB of a 48 KiB first-level cache. Re-measure with matmul_bench.
+inline constexpr std::int64_t kMaxDepth = 512;
+/// Most bytes of B that a task reads again for each of its tiles of A, and most bytes of sums that wait for the next piece
+/// of the reduction: together half of a 2 MiB second-level cache.
+inline constexpr std::int64_t kMaxBBytes = 512 * 1024;
+inline constexpr std::int64_t kMaxSumBytes = 512 * 1024;
+/// Most rows per task: B is then read from memory once per 256 rows.
+inline constexpr std::int64_t kMaxRows = 256;
+/// Tasks smaller than this many multiply-adds (counting at least 16 rows, for rows are padded or memory-bound below) are not
+/// cut further for the sake of balance; and there is no need for more than kEnoughTasks.
+inline constexpr std::int64_t kMinTaskWork = std::int64_t{1} << 20;
+inline constexpr std::int64_t kEnoughTasks = 16;
+
+/// Tasks are (row block, column block) pairs; within a task the reduction runs in pieces of `depth`.
+struct Blocking {
+  std::int64_t tiles_per_block = 1;   ///< tiles of tile_rows rows
+  std::int64_t panels_per_block = 1;  ///< panels of panel_cols columns
+  std::int64_t depth = 1;             ///< multiple of step
+  std::int64_t row_blocks = 0;
+  std::int64_t col_blocks = 0;
+  std::int64_t depths = 1;  ///< pieces of the reduction, at least 1
+  [[nodiscard]] std::int64_t tasks() const { return row_blocks * col_blocks; }
+};
+
+/// y = x W^T and dx = dy W: C [rows, cols] over a reduction of length k.
+[[nodiscard]] Blocking choose_blocking(const ProductKernels& kernels, std::int64_t rows, std::int64_t cols, std::int64_t k);
+
+/// dW = dy^T x: both operands are packed by each task, so tasks are fewer and larger.
+[[nodiscard]] Blocking choose_weight_gradient_blocking(const ProductKernels& kernels, std::int64_t rows, std::int64_t cols,
+                                                       std::int64_t k);
+
+[[nodiscard]] constexpr std::int64_t ceil_divide(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
+[[nodiscard]] constexpr std::int64_t round_up(std::int64_t a, std::int64_t b) { return ceil_divide(a, b) * b; }
+[[nodiscard]] constexpr std::int64_t operand_bytes(ElementType type) { return type == ElementType::f32 ? 4 : 2; }
+
+}  // namespace quern::internal

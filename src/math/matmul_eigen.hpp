@@ -1,0 +1,17 @@
+// The products computed by Eigen: oracle of the tests and fallback. Internal to matmul.cpp; same contracts as matmul.hpp.
+#pragma once
+
+#include "math/matmul.hpp"
+
+namespace quern::internal {
+
+void eigen_forward(Exec& exec, const ConstMatrix& x, const Weight& w, const MutableMatrix& y, const Epilogue& epilogue);
+void eigen_backward_input(Exec& exec, const ConstMatrix& dy, const Weight& w, const MutableMatrix& dx,
+                          const Epilogue& epilogue);
+void eigen_backward_weight(Exec& exec, const ConstMatrix& dy, const ConstMatrix& x, float* dw, float* dbias,
+                           bool accumulate);
+
+/// Copies rows of W in the compute type's precision.
+void eigen_copy_weight(Exec& exec, ComputeType compute, const float* w, std::int64_t rows, std::int64_t cols, void* out);
+
+}  // namespace quern::internal

@@ -1,0 +1,276 @@
+// Tile, packing and store kernels with f32 operands, written once over a vector type. Each instruction set's file defines
+// `struct Lanes` (its vector of floats) in quern's anonymous namespace and then includes this header, so that everything
+// here is compiled with that file's flags and has internal linkage. No include guard on purpose, no standard headers.
+//
+// struct Lanes has: V, kCount, zero, load, store, broadcast, add, fma(a, b, c) = a * b + c, load_bf16, store_bf16 (rounds to
+// nearest even).
+namespace quern {
+namespace {
+
+constexpr std::int64_t kLanes = Lanes::kCount;
+
+inline std::int64_t smaller(std::int64_t a, std::int64_t b) { return a < b ? a : b; }
+
+inline float to_float(float x) { return x; }
+inline float to_float(bf16 x) { return __builtin_bit_cast(float, static_cast<std::uint32_t>(x.bits) << 16); }
+
+inline bf16 to_bf16(float x) {
+  const auto bits = __builtin_bit_cast(std::uint32_t, x);
+  if ((bits & 0x7fffffffU) > 0x7f800000U) return {static_cast<std::uint16_t>((bits >> 16) | 0x40U)};  // quiet NaN
+  return {static_cast<std::uint16_t>((bits + 0x7fffU + ((bits >> 16) & 1U)) >> 16)};
+}
+
+/// What a weight becomes before it enters a product of the compute type.
+template <bool kRound>
+inline float rounded(float x) {
+  return kRound ? to_float(to_bf16(x)) : x;
+}
+
+inline Lanes::V load_lanes(const float* x) { return Lanes::load(x); }
+inline Lanes::V load_lanes(const bf16* x) { return Lanes::load_bf16(x); }
+inline void store_lanes(float* x, Lanes::V v) { Lanes::store(x, v); }
+inline void store_lanes(bf16* x, Lanes::V v) { Lanes::store_bf16(x, v); }
+inline void store_scalar(float* x, float v) { *x = v; }
+inline void store_scalar(bf16* x, float v) { *x = to_bf16(v); }
+
+// --- Tiles -----------------------------------------------------------------------------------------------------------
+
+/// How a step multiplies: one element of A (4 bytes, broadcast) by a vector of B (4-byte lanes).
+struct FusedMultiplyAdd {
+  static Lanes::V load_b(const char* b) { return Lanes::load(reinterpret_cast<const float*>(b)); }
+  static Lanes::V broadcast_a(const char* a) { return Lanes::broadcast(reinterpret_cast<const float*>(a)); }
+  static Lanes::V dot(Lanes::V a, Lanes::V b, Lanes::V c) { return Lanes::fma(a, b, c); }
+  static constexpr std::int64_t kElementBytes = 4;
+};
+
+/// kRows x (kVectors * kLanes) sums held in registers. `Step` says what one step of 4 bytes of A does.
+template <class Step, int kRows, int kVectors>
+void tile_rows(const MatmulTile& t) {
+  using V = Lanes::V;
+  constexpr int kBases = (kRows + 2) / 3;  // rows r, r+1, r+2 share a base register; x86 scales the stride by 1 and 2
+  const std::int64_t row_bytes = t.a_row_stride * Step::kElementBytes;
+  const std::int64_t step_bytes = t.a_step_stride * Step::kElementBytes;
+  const char* a[kBases];
+  for (int i = 0; i < kBases; ++i) a[i] = static_cast<const char*>(t.a) + 3 * i * row_bytes;
+  const char* b = static_cast<const char*>(t.b);
+
+  V sum[kRows][kVectors];
+#pragma GCC unroll 16
+  for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) sum[r][v] = t.add ? Lanes::load(t.c + r * t.c_stride + v * kLanes) : Lanes::zero();
+  }
+  for (std::int64_t s = 0; s < t.steps; ++s) {
+    V bv[kVectors];
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) bv[v] = Step::load_b(b + v * kLanes * 4);
+    __builtin_prefetch(b + kVectors * kLanes * 4 * 8);
+#pragma GCC unroll 16
+    for (int r = 0; r < kRows; ++r) {
+      const V av = Step::broadcast_a(a[r / 3] + (r % 3) * row_bytes);
+#pragma GCC unroll 4
+      for (int v = 0; v < kVectors; ++v) sum[r][v] = Step::dot(av, bv[v], sum[r][v]);
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < kBases; ++i) a[i] += step_bytes;
+    b += kVectors * kLanes * 4;
+  }
+#pragma GCC unroll 16
+  for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) Lanes::store(t.c + r * t.c_stride + v * kLanes, sum[r][v]);
+  }
+}
+
+template <class Step, int kRows, int kVectors>
+void tile(const MatmulTile& t) {
+  if constexpr (kRows > 1) {
+    if (t.rows < kRows) {
+      tile<Step, kRows - 1, kVectors>(t);
+      return;
+    }
+  }
+  tile_rows<Step, kRows, kVectors>(t);
+}
+
+// --- Packing ---------------------------------------------------------------------------------------------------------
+
+/// Row-major [k, cols] into a panel [padded_k][kPanel].
+template <class T, bool kRound, std::int64_t kPanel>
+void pack_rows(const MatmulBlock& source, std::int64_t padded_k, void* out) {
+  auto* panel = static_cast<float*>(out);
+  for (std::int64_t k = 0; k < padded_k; ++k, panel += kPanel) {
+    std::int64_t j = 0;
+    if (k < source.rows) {
+      const T* row = static_cast<const T*>(source.data) + k * source.stride;
+      if constexpr (!kRound) {
+        for (; j + kLanes <= source.cols; j += kLanes) Lanes::store(panel + j, load_lanes(row + j));
+      }
+      for (; j < source.cols; ++j) panel[j] = rounded<kRound>(to_float(row[j]));
+    }
+    for (; j < kPanel; ++j) panel[j] = 0.0F;
+  }
+}
+
+/// Row-major [cols, k] into a panel [padded_k][kPanel], in blocks of a cache line of the source.
+template <class T, bool kRound, std::int64_t kPanel>
+void pack_transposed(const MatmulBlock& source, std::int64_t padded_k, void* out) {
+  auto* panel = static_cast<float*>(out);
+  const T* data = static_cast<const T*>(source.data);
+  for (std::int64_t k0 = 0; k0 < padded_k; k0 += 16) {
+    const std::int64_t end = smaller(k0 + 16, padded_k);
+    const std::int64_t full = smaller(end, source.cols);
+    for (std::int64_t j = 0; j < kPanel; ++j) {
+      std::int64_t k = k0;
+      if (j < source.rows) {
+        const T* row = data + j * source.stride;
+        for (; k < full; ++k) panel[k * kPanel + j] = rounded<kRound>(to_float(row[k]));
+      }
+      for (; k < end; ++k) panel[k * kPanel + j] = 0.0F;
+    }
+  }
+}
+
+/// Row-major [rows, cols] to f32 rows with zeros up to padded_cols.
+template <class T>
+void copy_rows(const MatmulBlock& source, std::int64_t padded_cols, void* out, std::int64_t out_stride) {
+  for (std::int64_t r = 0; r < source.rows; ++r) {
+    const T* from = static_cast<const T*>(source.data) + r * source.stride;
+    float* to = static_cast<float*>(out) + r * out_stride;
+    std::int64_t c = 0;
+    for (; c + kLanes <= source.cols; c += kLanes) Lanes::store(to + c, load_lanes(from + c));
+    for (; c < source.cols; ++c) to[c] = to_float(from[c]);
+    for (; c < padded_cols; ++c) to[c] = 0.0F;
+  }
+}
+
+template <class T>
+void column_sums(const MatmulBlock& source, float* sums) {
+  const T* data = static_cast<const T*>(source.data);
+  std::int64_t c = 0;
+  for (; c + kLanes <= source.cols; c += kLanes) {
+    Lanes::V sum = Lanes::zero();
+    for (std::int64_t r = 0; r < source.rows; ++r) sum = Lanes::add(sum, load_lanes(data + r * source.stride + c));
+    Lanes::store(sums + c, Lanes::add(Lanes::load(sums + c), sum));
+  }
+  for (; c < source.cols; ++c) {
+    float sum = 0.0F;
+    for (std::int64_t r = 0; r < source.rows; ++r) sum += to_float(data[r * source.stride + c]);
+    sums[c] += sum;
+  }
+}
+
+// --- Store -----------------------------------------------------------------------------------------------------------
+
+template <class Out, bool kBias, bool kResidual>
+void store_rows(const MatmulStore& s) {
+  for (std::int64_t r = 0; r < s.rows; ++r) {
+    const float* from = s.tile + r * s.tile_stride;
+    const float* residual = kResidual ? s.residual + r * s.residual_stride : nullptr;
+    Out* to = static_cast<Out*>(s.out) + r * s.out_stride;
+    std::int64_t c = 0;
+    for (; c + kLanes <= s.cols; c += kLanes) {
+      Lanes::V v = Lanes::load(from + c);
+      if constexpr (kBias) v = Lanes::add(v, Lanes::load(s.bias + c));
+      if constexpr (kResidual) v = Lanes::add(v, Lanes::load(residual + c));
+      store_lanes(to + c, v);
+    }
+    for (; c < s.cols; ++c) {
+      float v = from[c];
+      if constexpr (kBias) v += s.bias[c];
+      if constexpr (kResidual) v += residual[c];
+      store_scalar(to + c, v);
+    }
+  }
+}
+
+template <class Out>
+void store_as(const MatmulStore& s) {
+  if (s.bias != nullptr) {
+    s.residual != nullptr ? store_rows<Out, true, true>(s) : store_rows<Out, true, false>(s);
+  } else {
+    s.residual != nullptr ? store_rows<Out, false, true>(s) : store_rows<Out, false, false>(s);
+  }
+}
+
+void store(const MatmulStore& s) {
+  if (s.out_type == ElementType::bf16) {
+    store_as<bf16>(s);
+  } else {
+    store_as<float>(s);
+  }
+}
+
+// --- Peak ------------------------------------------------------------------------------------------------------------
+
+/// Twelve independent chains: enough to cover the latency of two units, few enough for sixteen registers.
+template <class Step>
+double register_chains(std::int64_t iterations, double flops_per_lane) {
+  using V = Lanes::V;
+  constexpr int kChains = 12;
+  constexpr int kRounds = 16;
+  float seed[kLanes];
+  for (std::int64_t i = 0; i < kLanes; ++i) seed[i] = 1.0e-3F * static_cast<float>(i);
+  const V x = Lanes::load(seed);
+  V sum[kChains];
+#pragma GCC unroll 16
+  for (int i = 0; i < kChains; ++i) sum[i] = Lanes::broadcast(seed + i % kLanes);
+  for (std::int64_t n = 0; n < iterations * kRounds; ++n) {
+#pragma GCC unroll 16
+    for (int i = 0; i < kChains; ++i) sum[i] = Step::dot(x, x, sum[i]);
+#pragma GCC unroll 16
+    for (int i = 0; i < kChains; ++i) asm volatile("" : "+x"(sum[i]));  // keeps x * x from being taken out of the loop
+  }
+  volatile float sink = 0.0F;
+  for (int i = 0; i < kChains; ++i) {
+    Lanes::store(seed, sum[i]);
+    sink = seed[0];
+  }
+  static_cast<void>(sink);
+  return static_cast<double>(iterations) * kRounds * kChains * static_cast<double>(kLanes) * flops_per_lane;
+}
+
+[[maybe_unused]] double fma_register_loop(std::int64_t iterations) {
+  return register_chains<FusedMultiplyAdd>(iterations, 2.0);
+}
+
+// --- Table -----------------------------------------------------------------------------------------------------------
+
+void nothing() {}
+
+/// Products with f32 operands and activations of type T, from kRows x kVectors tiles. kRound: compute type bf16.
+template <class T, bool kRound, int kRows, int kVectors>
+constexpr ProductKernels f32_operand_products() {
+  constexpr std::int64_t kPanel = kVectors * kLanes;
+  ProductKernels p;
+  p.operand = ElementType::f32;
+  p.tile_rows = kRows;
+  p.panel_cols = kPanel;
+  p.step = 1;
+  p.packed_a_row_stride = 1;
+  p.packed_a_step_stride = kRows;
+  p.tile = tile<FusedMultiplyAdd, kRows, kVectors>;
+  p.pack_weight_rows = pack_rows<float, kRound, kPanel>;
+  p.pack_weight_transposed = pack_transposed<float, kRound, kPanel>;
+  p.pack_b = pack_rows<T, false, kPanel>;
+  p.pack_a = pack_rows<T, false, kRows>;
+  p.copy_a = copy_rows<T>;
+  p.column_sums = column_sums<T>;
+  p.register_loop = fma_register_loop;
+  return p;
+}
+
+template <int kRows, int kVectors>
+constexpr MatmulKernels f32_operand_kernels(const char* name) {
+  MatmulKernels kernels;
+  kernels.name = name;
+  kernels.f32 = f32_operand_products<float, false, kRows, kVectors>();
+  kernels.b16 = f32_operand_products<bf16, true, kRows, kVectors>();
+  kernels.store = store;
+  kernels.begin = nothing;
+  kernels.end = nothing;
+  return kernels;
+}
+
+}  // namespace
+}  // namespace quern
