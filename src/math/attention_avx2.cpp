@@ -1,0 +1,16 @@
+// Attention in AVX2 and FMA.
+#include "math/attention_tasks-inl.hpp"
+
+#if HWY_STATIC_TARGET != HWY_AVX2
+#error "This file must be compiled for AVX2"
+#endif
+
+namespace quern {
+
+const AttentionKernels* attention_kernels_avx2() {
+  static constexpr AttentionKernels kKernels = {"avx2", forward_task<F32Products<float>>, forward_task<F32Products<bf16>>,
+                                                backward_task<F32Products<float>>, backward_task<F32Products<bf16>>};
+  return &kKernels;
+}
+
+}  // namespace quern

@@ -1,0 +1,254 @@
+// The forward and backward pass of one attention task, written once; `Products` multiplies blocks.
+//
+// Forward, for a block of keys packed once and every block of 64 virtual rows: S^T = K Q^T; one step of online softmax;
+// O^T = O^T * factor + V^T P^T. Backward (Dao 2023, algorithm 2), for a block of virtual rows and every block of keys it
+// sees: P^T from S^T and lse; dP^T = V dO^T; dS = P (dP - D), D = rowsum(dO O); dV += P^T dO; dK += dS^T Q;
+// dQ^T += K^T dS^T. D stands for the softmax's Jacobian: dS_i = P_i (dP_i - sum_j P_j dP_j), and sum_j P_j dP_j = dO . O
+// also with dropout, since both O and dP carry its mask.
+#pragma once
+
+#include "math/attention_softmax-inl.hpp"
+
+namespace quern {
+namespace {
+
+template <class Operand>
+HWY_INLINE Operand* as(float* memory) {
+  return reinterpret_cast<Operand*>(memory);
+}
+
+/// Keys or values of positions base .. of one head.
+template <class T>
+HWY_INLINE const T* kv_block(const KvView& kv, const void* const* pages, std::int64_t base, std::int64_t kv_head) {
+  return static_cast<const T*>(pages[base / kv.page_tokens]) + base % kv.page_tokens * kv.token_stride +
+         kv_head * kv.head_stride;
+}
+
+/// What virtual rows first .. of a task see, for `padded` rows of which `count` exist.
+HWY_INLINE void fill_positions(const AttentionShape& shape, const AttentionSequence& sequence, const DropoutMask& mask,
+                               std::int64_t kv_head, std::int64_t first_query, std::int64_t first, std::int64_t count,
+                               std::int64_t padded, const RowState& rows) {
+  const std::int64_t group = shape.heads / shape.kv_heads;
+  for (std::int64_t r = 0; r < padded; ++r) {
+    const std::int64_t v = first + (r < count ? r : 0);
+    const std::int64_t query = first_query + v / group;
+    const std::int64_t position = sequence.first_position + query;
+    const std::int64_t head = kv_head * group + v % group;
+    rows.low[r] = static_cast<std::int32_t>(shape.window > 0 ? max_of(0, position - shape.window + 1) : 0);
+    rows.high[r] = r < count ? static_cast<std::int32_t>(min_of(position, sequence.kv.length - 1)) : -1;
+    rows.mask_row[r] =
+        (mask.first_row + static_cast<std::uint32_t>(sequence.first_row + query)) * static_cast<std::uint32_t>(shape.heads) +
+        static_cast<std::uint32_t>(head);
+  }
+}
+
+HWY_INLINE RowState rows_at(const RowState& rows, std::int64_t offset) {
+  return {rows.m + offset, rows.l + offset, rows.low + offset, rows.high + offset, rows.mask_row + offset};
+}
+
+/// sums^T [head, row] *= factor [row], where any factor of the 16 rows differs from 1.
+inline void rescale(float* sums, const float* factor, std::int64_t head, std::int64_t columns) {
+  const DF df;
+  for (std::int64_t c = 0; c < columns; c += kLanes) {
+    const VF f = hn::LoadU(df, factor + c);
+    if (hn::AllTrue(df, hn::Eq(f, hn::Set(df, 1.0F)))) continue;
+    for (std::int64_t d = 0; d < head; ++d) {
+      float* x = sums + d * kRowBlock + c;
+      hn::StoreU(hn::Mul(hn::LoadU(df, x), f), df, x);
+    }
+  }
+}
+
+template <class Products>
+void forward_task(const AttentionForwardTask& task) {
+  using T = typename Products::Element;
+  using Operand = typename Products::Operand;
+  const AttentionShape& shape = *task.shape;
+  const AttentionSequence& sequence = *task.sequence;
+  const KvView& kv = sequence.kv;
+  const std::int64_t group = shape.heads / shape.kv_heads;
+  const std::int64_t head_dim = shape.head_dim;
+  const std::int64_t head = padded_head(head_dim);
+  const std::int64_t count = task.queries * group;
+  const std::int64_t blocks = round_up(count, kRowBlock) / kRowBlock;
+  const std::int64_t tile = kRowBlock * head;
+  const std::int64_t batch_row = sequence.first_row + task.first_query;
+  const std::int64_t first_head = task.kv_head * group;
+  ScratchCutter cut{task.scratch};
+  const ForwardScratch scratch = cut_forward(cut, forward_task_rows(group), head);
+  const ScoreRule rule = score_rule(shape, *task.dropout);
+  const VirtualRows<const T> q{static_cast<const T*>(task.q) + batch_row * task.q_stride + first_head * head_dim,
+                               task.q_stride, group, head_dim};
+  const VirtualRows<T> out{static_cast<T*>(task.out) + batch_row * task.out_stride + first_head * head_dim, task.out_stride,
+                           group, head_dim};
+
+  fill_positions(shape, sequence, *task.dropout, task.kv_head, task.first_query, 0, count, blocks * kRowBlock, scratch.rows);
+  for (std::int64_t b = 0; b < blocks; ++b) {
+    Products::pack_rows(q, b * kRowBlock, min_of(count - b * kRowBlock, kRowBlock), head, as<Operand>(scratch.staging),
+                        as<Operand>(scratch.queries + b * tile), as<Operand>(scratch.staging2));
+  }
+  for (std::int64_t r = 0; r < blocks * kRowBlock; ++r) {
+    scratch.rows.m[r] = kNoMaximum;
+    scratch.rows.l[r] = 0.0F;
+  }
+
+  Products::begin();
+  const std::int64_t first_base = scratch.rows.low[0] / kKeyBlock * kKeyBlock;
+  for (std::int64_t base = first_base; base <= scratch.rows.high[count - 1]; base += kKeyBlock) {
+    const std::int64_t keys = min_of(kv.length - base, kKeyBlock);
+    Products::pack_keys(kv_block<T>(kv, kv.key_pages, base, task.kv_head), kv.token_stride, keys, head_dim, head,
+                        as<Operand>(scratch.keys));
+    Products::pack_keys_t(kv_block<T>(kv, kv.value_pages, base, task.kv_head), kv.token_stride, keys, head_dim, head,
+                          as<Operand>(scratch.values), as<Operand>(scratch.staging), as<Operand>(scratch.staging2));
+    for (std::int64_t b = 0; b < blocks; ++b) {
+      const RowState rows = rows_at(scratch.rows, b * kRowBlock);
+      const BlockRanges ranges = block_ranges(rows, min_of(count - b * kRowBlock, kRowBlock), base);
+      if (ranges.all.begin == ranges.all.end) continue;
+      Operand* queries = as<Operand>(scratch.queries + b * tile);
+      float* sums = scratch.sums + b * tile;
+      for (int s = 0; s < 2; ++s) {
+        if (ranges.strip[s].begin == ranges.strip[s].end) continue;
+        Products::scores(as<Operand>(scratch.keys), queries, scratch.scores, head, ranges.strip[s].begin,
+                         ranges.strip[s].end, s * 32, ranges.columns[s]);
+      }
+      softmax_block<Products>(rule, rows, ranges, base, scratch.scores, scratch.factor, as<Operand>(scratch.weights));
+      for (int s = 0; s < 2; ++s) {
+        if (ranges.strip[s].begin == ranges.strip[s].end) continue;
+        // The strip's first block of keys follows from its first row alone; sums start there.
+        const bool first = base == rows.low[s * 32] / kKeyBlock * kKeyBlock;
+        if (!first) rescale(sums + s * 32, scratch.factor + s * 32, head, ranges.columns[s]);
+        Products::add_values(as<Operand>(scratch.values), as<Operand>(scratch.weights), sums, head, ranges.strip[s].begin,
+                             ranges.strip[s].end, s * 32, ranges.columns[s], !first);
+      }
+    }
+  }
+  Products::end();
+
+  for (std::int64_t b = 0; b < blocks; ++b) {
+    const RowState rows = rows_at(scratch.rows, b * kRowBlock);
+    const std::int64_t block_rows = min_of(count - b * kRowBlock, kRowBlock);
+    float* staging = scratch.staging;
+    transpose32(scratch.sums + b * tile, kRowBlock, head, round_up(block_rows, 4), staging, head);
+    for (std::int64_t r = 0; r < block_rows; ++r) {
+      const std::int64_t v = b * kRowBlock + r;
+      const std::int64_t h = first_head + v % group;
+      float m = rows.m[r];
+      float l = rows.l[r];
+      float correction = 1.0F;
+      if (shape.sinks != nullptr) {
+        const float sink = shape.sinks[h] * kLog2E;
+        const float top = sink > m ? sink : m;
+        const DF df;
+        correction = hn::GetLane(exp2_of<false>(hn::Set(df, m - top)));
+        l = l * correction + hn::GetLane(exp2_of<false>(hn::Set(df, sink - top)));
+        m = top;
+      }
+      write_row(staging + r * head, head_dim, l > 0.0F ? correction / l : 0.0F, out.at(v));
+      if (task.lse != nullptr) task.lse[(batch_row + v / group) * shape.heads + h] = m * kLn2 + log_of(l);
+    }
+  }
+}
+
+template <class Products>
+void backward_task(const AttentionBackwardTask& task) {
+  using T = typename Products::Element;
+  using Operand = typename Products::Operand;
+  const AttentionShape& shape = *task.shape;
+  const AttentionSequence& sequence = *task.sequence;
+  const KvView& kv = sequence.kv;
+  const std::int64_t group = shape.heads / shape.kv_heads;
+  const std::int64_t head_dim = shape.head_dim;
+  const std::int64_t head = padded_head(head_dim);
+  const std::int64_t count = sequence.rows * group;
+  const std::int64_t tile = kRowBlock * head;
+  const std::int64_t first_head = task.kv_head * group;
+  const std::int64_t keys = kv.length;
+  const std::int64_t key_blocks = round_up(keys, kKeyBlock) / kKeyBlock;
+  ScratchCutter cut{task.scratch};
+  BackwardScratch scratch = cut_backward(cut, keys, head);
+  const ScoreRule rule = score_rule(shape, *task.dropout);
+  const auto rows_of = [&](const void* data, std::int64_t stride) {
+    return VirtualRows<const T>{static_cast<const T*>(data) + sequence.first_row * stride + first_head * head_dim, stride,
+                                group, head_dim};
+  };
+  const VirtualRows<const T> q = rows_of(task.q, task.q_stride);
+  const VirtualRows<const T> out = rows_of(task.out, task.out_stride);
+  const VirtualRows<const T> dout = rows_of(task.dout, task.dout_stride);
+  const VirtualRows<T> dq{static_cast<T*>(task.dq) + sequence.first_row * task.dq_stride + first_head * head_dim,
+                          task.dq_stride, group, head_dim};
+  Operand* packed_keys = as<Operand>(scratch.keys);
+  Operand* packed_keys_t = Products::kOneForm ? packed_keys : as<Operand>(scratch.keys_t);
+  Operand* packed_values = as<Operand>(scratch.values);
+
+  for (std::int64_t j = 0; j < key_blocks; ++j) {
+    const std::int64_t base = j * kKeyBlock;
+    const std::int64_t n = min_of(keys - base, kKeyBlock);
+    const T* key_rows = kv_block<T>(kv, kv.key_pages, base, task.kv_head);
+    Products::pack_keys(key_rows, kv.token_stride, n, head_dim, head, packed_keys + j * tile);
+    if constexpr (!Products::kOneForm) {
+      Products::pack_keys_t(key_rows, kv.token_stride, n, head_dim, head, packed_keys_t + j * tile,
+                            as<Operand>(scratch.staging), as<Operand>(scratch.staging2));
+    }
+    Products::pack_keys(kv_block<T>(kv, kv.value_pages, base, task.kv_head), kv.token_stride, n, head_dim, head,
+                        packed_values + j * tile);
+  }
+  for (std::int64_t i = 0; i < key_blocks * tile; ++i) scratch.dk[i] = 0.0F;
+  for (std::int64_t i = 0; i < key_blocks * tile; ++i) scratch.dv[i] = 0.0F;
+
+  Products::begin();
+  for (std::int64_t first = 0; first < count; first += kRowBlock) {
+    const std::int64_t block_rows = min_of(count - first, kRowBlock);
+    const RowState& rows = scratch.rows;
+    fill_positions(shape, sequence, *task.dropout, task.kv_head, 0, first, block_rows, kRowBlock, rows);
+    Products::pack_rows(q, first, block_rows, head, as<Operand>(scratch.q), as<Operand>(scratch.q_t),
+                        as<Operand>(scratch.staging));
+    Products::pack_rows(dout, first, block_rows, head, as<Operand>(scratch.dout), as<Operand>(scratch.dout_t),
+                        as<Operand>(scratch.staging));
+    for (std::int64_t r = 0; r < kRowBlock; ++r) {
+      const std::int64_t v = first + r;
+      const bool exists = r < block_rows;
+      rows.m[r] = exists ? task.lse[(sequence.first_row + v / group) * shape.heads + first_head + v % group] * kLog2E : 0.0F;
+      rows.l[r] = exists ? dot_row(dout.at(v), out.at(v), head_dim) : 0.0F;
+    }
+    const std::int64_t first_base = rows.low[0] / kKeyBlock * kKeyBlock;
+    for (std::int64_t base = first_base; base <= rows.high[block_rows - 1]; base += kKeyBlock) {
+      const BlockRanges ranges = block_ranges(rows, block_rows, base);
+      if (ranges.all.begin == ranges.all.end) continue;
+      const std::int64_t offset = base * head;
+      for (int s = 0; s < 2; ++s) {
+        const KeyRange& strip = ranges.strip[s];
+        if (strip.begin == strip.end) continue;
+        Products::scores(packed_keys + offset, as<Operand>(scratch.q_t), scratch.scores, head, strip.begin, strip.end,
+                         s * 32, ranges.columns[s]);
+        Products::scores(packed_values + offset, as<Operand>(scratch.dout_t), scratch.dp, head, strip.begin, strip.end,
+                         s * 32, ranges.columns[s]);
+      }
+      Operand* ds_left = as<Operand>(scratch.ds_rows);
+      Operand* ds_right = Products::kOneForm ? ds_left : as<Operand>(scratch.ds_pairs);
+      gradient_block<Products>(rule, rows, ranges, base, scratch.scores, scratch.dp, as<Operand>(scratch.p_rows), ds_left,
+                               ds_right);
+      const KeyRange& all = ranges.all;
+      const std::int64_t used_rows = round_up(block_rows, 32);
+      Products::add_rows(as<Operand>(scratch.p_rows), as<Operand>(scratch.dout), scratch.dv + offset, head, all.begin,
+                         all.end, used_rows);
+      Products::add_rows(ds_left, as<Operand>(scratch.q), scratch.dk + offset, head, all.begin, all.end, used_rows);
+      Products::add_values(packed_keys_t + offset, ds_right, scratch.dq_t, head, all.begin, all.end, 0, used_rows,
+                           base != first_base);
+    }
+    transpose32(scratch.dq_t, kRowBlock, head, round_up(block_rows, 4), scratch.staging, head);
+    for (std::int64_t r = 0; r < block_rows; ++r) {
+      write_row(scratch.staging + r * head, head_dim, shape.scale, dq.at(first + r));
+    }
+  }
+  Products::end();
+
+  T* dk = static_cast<T*>(task.dk) + sequence.first_row * task.dk_stride + task.kv_head * head_dim;
+  T* dv = static_cast<T*>(task.dv) + sequence.first_row * task.dv_stride + task.kv_head * head_dim;
+  for (std::int64_t k = 0; k < sequence.rows; ++k) {
+    write_row(scratch.dk + k * head, head_dim, shape.scale, dk + k * task.dk_stride);
+    write_row(scratch.dv + k * head, head_dim, 1.0F, dv + k * task.dv_stride);
+  }
+}
+
+}  // namespace
+}  // namespace quern
