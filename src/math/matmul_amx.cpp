@@ -8,6 +8,11 @@
 
 #include "math/matmul_kernels.hpp"
 
+// In this order: the kernels are written over Lanes.
+#include "math/matmul_lanes_avx512-inl.hpp"
+//
+#include "math/matmul_tile-inl.hpp"
+//
 #include "math/matmul_pairs_avx512-inl.hpp"
 
 namespace quern {
@@ -106,7 +111,7 @@ void tile_1x2(const MatmulTile& t) {
 }
 
 /// Tiles of fewer rows are configured as such, so that no row past the last is read, computed or written.
-void tile(const MatmulTile& t) {
+void amx_tile(const MatmulTile& t) {
   memory_fence();
   if (t.rows == kRows) {
     tile_2x2(t);
@@ -191,9 +196,12 @@ double l1_loop(std::int64_t iterations, void* l1) {
   return static_cast<double>(iterations) * 16.0 * kTileFlops;
 }
 
-MatmulKernels make_kernels() {
-  MatmulKernels kernels = *matmul_kernels_avx512_vnni();  // f32 products, store, packs in pairs, column sums
+constexpr MatmulKernels make_kernels() {
+  MatmulKernels kernels;
   kernels.name = "amx";
+  kernels.f32 = f32_operand_products<float, false, 14, 2>();  // as in matmul_avx512.cpp
+  kernels.b16 = pair_operand_packs();
+  kernels.store = store;
   kernels.begin = begin;
   kernels.end = end;
   ProductKernels& p = kernels.b16;
@@ -201,7 +209,7 @@ MatmulKernels make_kernels() {
   p.step = kStep;
   p.packed_a_row_stride = kStep;
   p.packed_a_step_stride = kRows * kStep;
-  p.tile = tile;
+  p.tile = amx_tile;
   p.pack_a = pack_a;
   p.register_loop = register_loop;
   p.l1_loop = l1_loop;
@@ -211,7 +219,7 @@ MatmulKernels make_kernels() {
 }  // namespace
 
 const MatmulKernels* matmul_kernels_amx() {
-  static const MatmulKernels kKernels = make_kernels();
+  static constexpr MatmulKernels kKernels = make_kernels();
   return &kKernels;
 }
 

@@ -236,7 +236,7 @@ double register_chains(std::int64_t iterations, double flops_per_lane) {
 
 // --- Table -----------------------------------------------------------------------------------------------------------
 
-void nothing() {}
+[[maybe_unused]] void nothing() {}
 
 /// Products with f32 operands and activations of type T, from kRows x kVectors tiles. kRound: compute type bf16.
 template <class T, bool kRound, int kRows, int kVectors>
