@@ -23,7 +23,8 @@ constexpr std::size_t kMaxAttributeBytes = 60'000;  // object headers hold messa
 class Lock {
  public:
   Lock() : guard_(mutex()) {
-    static const bool quiet = (H5Eset_auto2(H5E_DEFAULT, nullptr, nullptr), true);
+    // Without H5dont_atexit, a file that could not be written out (disk full) crashes the process when it ends.
+    static const bool quiet = (H5dont_atexit(), H5Eset_auto2(H5E_DEFAULT, nullptr, nullptr), true);
     (void)quiet;
   }
 

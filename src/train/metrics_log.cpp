@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <pthread.h>
 #include <signal.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -150,6 +151,7 @@ Result<void> MetricsLog::close() {
 
 // The writer: takes whatever is in the ring, formats it outside the lock, and writes it with one call.
 void MetricsLog::write_records() {
+  pthread_setname_np(pthread_self(), "quern-metrics");
   std::vector<MetricsRecord> batch;
   batch.reserve(kRingRecords);
   std::unique_lock lock(mutex_);

@@ -33,9 +33,9 @@ struct MetricsRecord {
 /// The line of a record, without its newline.
 [[nodiscard]] std::string metrics_line(const MetricsRecord& record);
 
-/// Appends records to a file through a background thread. push() copies a record into a preallocated ring: it allocates
-/// nothing and does not wait for the disk, unless the ring is full, in which case it waits for room: nothing is dropped.
-/// push() and flush() may be called from any thread, close() from one.
+/// Appends records to a file through a background thread (named "quern-metrics"). push() copies a record into a preallocated
+/// ring: it allocates nothing and does not wait for the disk, unless the ring is full, in which case it waits for room:
+/// nothing is dropped. push() and flush() may be called from any thread, close() from one.
 ///
 /// The first failed write stops the writer: the file is cut back to its last whole line, and every later push(), flush() and
 /// close() returns that error.
