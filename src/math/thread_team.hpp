@@ -72,7 +72,7 @@ class ThreadTeam {
   template <class Body>
   void run(Body&& body) {
     run_erased([](void* context, TeamMember& member) { (*static_cast<std::remove_reference_t<Body>*>(context))(member); },
-               &body);
+               const_cast<void*>(static_cast<const void*>(std::addressof(body))));
   }
 
  private:
