@@ -217,15 +217,16 @@ double register_chains(std::int64_t iterations, double flops_per_lane) {
   for (int i = 0; i < kChains; ++i) sum[i] = Lanes::broadcast(seed + i % kLanes);
   for (std::int64_t n = 0; n < iterations * kRounds; ++n) {
 #pragma GCC unroll 16
-    for (int i = 0; i < kChains; ++i) sum[i] = Step::dot(x, x, sum[i]);
+    for (int i = 0; i < kChains; ++i) {
+      sum[i] = Step::dot(x, x, sum[i]);
+      asm volatile("" : "+x"(sum[i]));  // keeps the chain from being simplified
+    }
+  }
+  V total = sum[0];
 #pragma GCC unroll 16
-    for (int i = 0; i < kChains; ++i) asm volatile("" : "+x"(sum[i]));  // keeps x * x from being taken out of the loop
-  }
-  volatile float sink = 0.0F;
-  for (int i = 0; i < kChains; ++i) {
-    Lanes::store(seed, sum[i]);
-    sink = seed[0];
-  }
+  for (int i = 1; i < kChains; ++i) total = Lanes::add(total, sum[i]);
+  Lanes::store(seed, total);
+  volatile float sink = seed[0];
   static_cast<void>(sink);
   return static_cast<double>(iterations) * kRounds * kChains * static_cast<double>(kLanes) * flops_per_lane;
 }
