@@ -1,0 +1,172 @@
+// exp, tanh, erf, log and the sigmoid on Highway vectors of f32, and loads and stores of f32 and bf16.
+//
+// For translation units that hold one instruction set: static dispatch, everything in internal linkage. Functions take the
+// tag `d` first, as Highway's own do, and work for any lane count. Error bounds hold for every target; results of one
+// target are the same bits wherever the value sits in a vector. Polynomials are minimax fits (Remez exchange, 40 digits).
+#pragma once
+
+#include <hwy/highway.h>
+
+#include <cstddef>
+#include <cstdint>
+
+#include "math/element_type.hpp"
+
+namespace quern {
+namespace {
+namespace simd {
+
+namespace hn = hwy::HWY_NAMESPACE;
+
+template <class D>
+using UnsignedTag = hn::Rebind<std::uint32_t, D>;
+
+/// exp(x), at most 1.5 ulp where the result is a normal number. Results below 2^-126 are 0, above the largest float +inf;
+/// exp(-inf) = 0; NaN stays NaN.
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE V exp_f32(D d, V x) {
+  const UnsignedTag<D> du;
+  // Adding 1.5 * 2^23 rounds to an integer and leaves it in the low mantissa bits: n = round(x / ln 2).
+  const V magic = hn::Set(d, 12582912.0F);
+  const V shifted = hn::MulAdd(x, hn::Set(d, 1.44269504F), magic);
+  const V n = hn::Sub(shifted, magic);
+  // r = x - n ln 2 in two steps: the first constant has 9 mantissa bits, so n times it is exact.
+  V r = hn::NegMulAdd(n, hn::Set(d, 0.693359375F), x);
+  r = hn::NegMulAdd(n, hn::Set(d, -2.12194440e-4F), r);
+  V q = hn::Set(d, 0.001381470023F);
+  q = hn::MulAdd(q, r, hn::Set(d, 0.008368665104F));
+  q = hn::MulAdd(q, r, hn::Set(d, 0.04166838312F));
+  q = hn::MulAdd(q, r, hn::Set(d, 0.1666652106F));
+  q = hn::MulAdd(q, r, hn::Set(d, 0.4999999348F));
+  const V p = hn::Add(hn::MulAdd(q, hn::Mul(r, r), r), hn::Set(d, 1.0F));
+  // Multiply by 2^n by adding n to the exponent bits; exact while the result is a normal number.
+  const auto scaled = hn::Add(hn::BitCast(du, p), hn::ShiftLeft<23>(hn::BitCast(du, shifted)));
+  V result = hn::BitCast(d, scaled);
+  result = hn::IfThenZeroElse(hn::Lt(x, hn::Set(d, -87.3365402F)), result);
+  result = hn::IfThenElse(hn::Gt(x, hn::Set(d, 88.7228394F)), hn::Set(d, __builtin_inff()), result);
+  return hn::IfThenElse(hn::Eq(x, x), result, x);
+}
+
+/// 1 / (1 + exp(-x)), relative error at most 3e-7; 0 below -88.7.
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE V sigmoid_f32(D d, V x) {
+  const V one = hn::Set(d, 1.0F);
+  return hn::Div(one, hn::Add(one, exp_f32(d, hn::Neg(x))));
+}
+
+/// tanh(x), relative error at most 4e-7. tanh(-0) = -0, tanh(inf) = 1.
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE V tanh_f32(D d, V x) {
+  const V a = hn::Abs(x);
+  // Near 0: x + x^3 p(x^2).
+  const V z = hn::Mul(x, x);
+  V p = hn::Set(d, -0.006214969714F);
+  p = hn::MulAdd(p, z, hn::Set(d, 0.02110768381F));
+  p = hn::MulAdd(p, z, hn::Set(d, -0.05388286284F));
+  p = hn::MulAdd(p, z, hn::Set(d, 0.1333305536F));
+  p = hn::MulAdd(p, z, hn::Set(d, -0.3333333242F));
+  const V small = hn::MulAdd(hn::Mul(p, z), x, x);
+  // Elsewhere: 1 - 2 / (exp(2 |x|) + 1), with the sign of x.
+  const V one = hn::Set(d, 1.0F);
+  const V e = exp_f32(d, hn::Add(a, a));
+  const V large = hn::Sub(one, hn::Div(hn::Set(d, 2.0F), hn::Add(e, one)));
+  return hn::IfThenElse(hn::Lt(a, hn::Set(d, 0.625F)), small, hn::CopySign(large, x));
+}
+
+/// erf(x), absolute error at most 2e-7.
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE V erf_f32(D d, V x) {
+  const V a = hn::Abs(x);
+  // |x| < 1: x p(x^2).
+  const V z = hn::Mul(x, x);
+  V p = hn::Set(d, 8.258655259e-5F);
+  p = hn::MulAdd(p, z, hn::Set(d, -0.0008132933611F));
+  p = hn::MulAdd(p, z, hn::Set(d, 0.005202106743F));
+  p = hn::MulAdd(p, z, hn::Set(d, -0.02686079363F));
+  p = hn::MulAdd(p, z, hn::Set(d, 0.1128373959F));
+  p = hn::MulAdd(p, z, hn::Set(d, -0.3761263763F));
+  p = hn::MulAdd(p, z, hn::Set(d, 1.128379167F));
+  const V small = hn::Mul(p, x);
+  // 1 <= |x|: 1 - exp(-g(|x|)) with g = -log(erfc) fitted on [1, 4]; beyond 4 the result is 1 to f32.
+  const V b = hn::IfThenElse(hn::Gt(a, hn::Set(d, 4.0F)), hn::Set(d, 4.0F), a);
+  V g = hn::Set(d, -0.000104674229F);
+  g = hn::MulAdd(g, b, hn::Set(d, 0.002030095332F));
+  g = hn::MulAdd(g, b, hn::Set(d, -0.01765802408F));
+  g = hn::MulAdd(g, b, hn::Set(d, 0.09324052399F));
+  g = hn::MulAdd(g, b, hn::Set(d, 0.6508489865F));
+  g = hn::MulAdd(g, b, hn::Set(d, 1.118634672F));
+  g = hn::MulAdd(g, b, hn::Set(d, 0.0026139307F));
+  const V large = hn::Sub(hn::Set(d, 1.0F), exp_f32(d, hn::Neg(g)));
+  return hn::IfThenElse(hn::Lt(a, hn::Set(d, 1.0F)), small, hn::CopySign(large, x));
+}
+
+/// log(x) for positive normal x, at most 2 ulp away from x = 1 and 1e-7 absolute near it. 0 and smaller subnormals give
+/// -inf, negative numbers NaN, +inf gives +inf, NaN stays NaN.
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE V log_f32(D d, V x) {
+  const hn::Rebind<std::int32_t, D> di;
+  // x = 2^k m with m in [sqrt(1/2), sqrt 2): subtracting the bits of sqrt(1/2) puts k into the exponent field.
+  const auto offset = hn::Set(di, 0x3F3504F3);
+  const auto shifted = hn::Sub(hn::BitCast(di, x), offset);
+  const auto k = hn::ShiftRight<23>(shifted);
+  const V m = hn::BitCast(d, hn::Add(hn::And(shifted, hn::Set(di, 0x007FFFFF)), offset));
+  const V kf = hn::ConvertTo(d, k);
+  const V t = hn::Sub(m, hn::Set(d, 1.0F));
+  V p = hn::Set(d, -0.07641303346F);
+  p = hn::MulAdd(p, t, hn::Set(d, 0.1275676752F));
+  p = hn::MulAdd(p, t, hn::Set(d, -0.1315482775F));
+  p = hn::MulAdd(p, t, hn::Set(d, 0.1420197063F));
+  p = hn::MulAdd(p, t, hn::Set(d, -0.1662397617F));
+  p = hn::MulAdd(p, t, hn::Set(d, 0.2000124814F));
+  p = hn::MulAdd(p, t, hn::Set(d, -0.2500080214F));
+  p = hn::MulAdd(p, t, hn::Set(d, 0.3333333093F));
+  const V t2 = hn::Mul(t, t);
+  V tail = hn::Mul(hn::Mul(p, t), t2);
+  tail = hn::MulAdd(kf, hn::Set(d, -2.12194440e-4F), tail);
+  tail = hn::NegMulAdd(hn::Set(d, 0.5F), t2, tail);
+  V result = hn::MulAdd(kf, hn::Set(d, 0.693359375F), hn::Add(t, tail));
+  const V inf = hn::Set(d, __builtin_inff());
+  result = hn::IfThenElse(hn::Lt(x, hn::Set(d, 1.17549435e-38F)), hn::Neg(inf), result);
+  result = hn::IfThenElse(hn::Lt(x, hn::Zero(d)), hn::Set(d, __builtin_nanf("")), result);
+  return hn::IfThenElse(hn::Lt(x, inf), result, x);  // +inf and NaN
+}
+
+/// Bits of f32 `x` rounded to bf16 (nearest, ties to even) in the upper halves of 32-bit lanes; the lower halves hold
+/// leftovers. NaN stays a (quiet) NaN.
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE hn::Vec<UnsignedTag<D>> round_to_bf16(D d, V x) {
+  const UnsignedTag<D> du;
+  const auto bits = hn::BitCast(du, x);
+  const auto odd = hn::And(hn::ShiftRight<16>(bits), hn::Set(du, 1U));
+  const auto rounded = hn::Add(bits, hn::Add(odd, hn::Set(du, 0x7FFFU)));
+  const auto quiet = hn::Or(bits, hn::Set(du, 0x00400000U));
+  return hn::BitCast(du, hn::IfThenElse(hn::Eq(x, x), hn::BitCast(d, rounded), hn::BitCast(d, quiet)));
+}
+
+template <class D>
+HWY_INLINE hn::Vec<D> load_f32(D d, const float* p) {
+  return hn::LoadU(d, p);
+}
+
+template <class D>
+HWY_INLINE hn::Vec<D> load_f32(D d, const bf16* p) {
+  const UnsignedTag<D> du;
+  const hn::Rebind<std::uint16_t, D> dh;
+  return hn::BitCast(d, hn::ShiftLeft<16>(hn::PromoteTo(du, hn::LoadU(dh, &p->bits))));
+}
+
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE void store_f32(D d, V v, float* p) {
+  hn::StoreU(v, d, p);
+}
+
+/// Rounds to nearest even, NaN kept.
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE void store_f32(D d, V v, bf16* p) {
+  const hn::Rebind<std::uint16_t, D> dh;
+  hn::StoreU(hn::TruncateTo(dh, hn::ShiftRight<16>(round_to_bf16(d, v))), dh, &p->bits);
+}
+
+}  // namespace simd
+}  // namespace
+}  // namespace quern
