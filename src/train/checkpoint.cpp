@@ -1,8 +1,11 @@
 #include "train/checkpoint.hpp"
 
+#include <fcntl.h>
 #include <fmt/format.h>
+#include <unistd.h>
 
 #include <bit>
+#include <cerrno>
 #include <cmath>
 #include <filesystem>
 #include <string_view>
@@ -154,10 +157,51 @@ Result<Hdf5File> open_checked(const std::string& path) {
   return Hdf5File::open(path);
 }
 
+// A little more than the file will take. Object headers, links and heaps measure below 700 bytes per dataset.
+std::int64_t estimated_file_bytes(const CheckpointInfo& info, const ParameterLayout& layout,
+                                  const CheckpointTensors& tensors) {
+  constexpr std::int64_t kFixedBytes = 64 * 1024, kBytesPerDataset = 1024;
+  const std::int64_t blocks = tensors.m.empty() ? 1 : 3;
+  const auto datasets = static_cast<std::int64_t>(layout.parameters.size());
+  return kFixedBytes + static_cast<std::int64_t>(info.run_yaml.size() + info.tokenizer_json.size()) +
+         blocks * (datasets * kBytesPerDataset + layout.elements * static_cast<std::int64_t>(sizeof(float)));
+}
+
+// Asks the file system for room, so that a full disk is noticed here: HDF5 does not recover from failed writes (it keeps the
+// file open, and with it the space). With `keep_size` the room lies beyond the file's end and its length does not change.
+Result<void> reserve_space(const std::string& path, std::int64_t bytes, bool keep_size) {
+  const int fd = ::open(path.c_str(), O_WRONLY | O_CLOEXEC);
+  int status = -1;
+  if (fd >= 0) {
+    do {
+      status = ::fallocate(fd, keep_size ? FALLOC_FL_KEEP_SIZE : 0, 0, static_cast<off_t>(bytes));
+    } while (status != 0 && errno == EINTR);
+  }
+  const int error = errno;
+  if (fd >= 0) ::close(fd);
+  // Some file systems cannot reserve; there the write itself finds out.
+  if (status == 0 || (fd >= 0 && (error == EOPNOTSUPP || error == ENOSYS || error == EINVAL))) return {};
+  return io_error(
+      fmt::format("{}: no room for a checkpoint of {} bytes: {}", path, bytes, std::generic_category().message(error)));
+}
+
+// Cuts off what was reserved beyond the file's end.
+Result<void> give_back_unused(const std::string& path) {
+  std::error_code error;
+  const auto bytes = std::filesystem::file_size(path, error);
+  if (!error) std::filesystem::resize_file(path, bytes, error);
+  if (error) return io_error(fmt::format("{}: cannot set its length: {}", path, error.message()));
+  return {};
+}
+
 Result<void> write_hdf5(const std::string& path, const CheckpointInfo& info, const ParameterLayout& layout,
                         const CheckpointTensors& tensors) {
+  const std::int64_t bytes = estimated_file_bytes(info, layout, tensors);
+  // The first reservation finds a full disk before HDF5 is involved; HDF5 then empties the file, and the second one holds.
+  if (auto room = reserve_space(path, bytes, /*keep_size=*/false); !room) return room;
   auto file = Hdf5File::create(path, internal::kUserBlockBytes);
   if (!file) return tl::make_unexpected(file.error());
+  if (auto room = reserve_space(path, bytes, /*keep_size=*/true); !room) return room;
   Hdf5Group& root = file->root();
   return Writer()
       .then([&] { return write_info(root, info); })
@@ -187,6 +231,7 @@ Result<void> save_checkpoint(const std::string& path, const CheckpointInfo& info
       .then([&] { return write_hdf5(file->temporary_path(), info, layout, tensors); })
       .then([&] { return internal::write_user_block(file->temporary_path()); })
       .then([&] { return internal::check_user_block(file->temporary_path()); })
+      .then([&] { return give_back_unused(file->temporary_path()); })
       .then([&] { return file->commit(); })
       .result();
 }
