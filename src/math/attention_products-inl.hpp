@@ -77,7 +77,10 @@ struct VirtualRows {
   std::int64_t group = 1;
   std::int64_t head_dim = 0;
 
-  [[nodiscard]] T* at(std::int64_t v) const { return data + v / group * stride + v % group * head_dim; }
+  [[nodiscard]] T* at(std::int64_t v) const {
+    if (group == 1) return data + v * stride;  // spares the division
+    return data + v / group * stride + v % group * head_dim;
+  }
 };
 
 template <class T>

@@ -29,16 +29,20 @@ HWY_INLINE void fill_positions(const AttentionShape& shape, const AttentionSeque
                                std::int64_t kv_head, std::int64_t first_query, std::int64_t first, std::int64_t count,
                                std::int64_t padded, const RowState& rows) {
   const std::int64_t group = shape.heads / shape.kv_heads;
+  std::int64_t query = first_query + first / group;
+  std::int64_t member = first % group;
   for (std::int64_t r = 0; r < padded; ++r) {
-    const std::int64_t v = first + (r < count ? r : 0);
-    const std::int64_t query = first_query + v / group;
     const std::int64_t position = sequence.first_position + query;
-    const std::int64_t head = kv_head * group + v % group;
+    const std::int64_t head = kv_head * group + member;
     rows.low[r] = static_cast<std::int32_t>(shape.window > 0 ? max_of(0, position - shape.window + 1) : 0);
     rows.high[r] = r < count ? static_cast<std::int32_t>(min_of(position, sequence.kv.length - 1)) : -1;
     rows.mask_row[r] =
         (mask.first_row + static_cast<std::uint32_t>(sequence.first_row + query)) * static_cast<std::uint32_t>(shape.heads) +
         static_cast<std::uint32_t>(head);
+    if (++member == group) {
+      member = 0;
+      ++query;
+    }
   }
 }
 
@@ -56,6 +60,27 @@ inline void rescale(float* sums, const float* factor, std::int64_t head, std::in
       float* x = sums + d * kRowBlock + c;
       hn::StoreU(hn::Mul(hn::LoadU(df, x), f), df, x);
     }
+  }
+}
+
+/// Ends the online softmax of 64 rows: rows.m becomes the natural log-sum-exp, factor what the sums must be multiplied by
+/// (1 / l, or 0 where a row saw no key). With `sinks`, factor holds their logits (powers of two) on entry.
+inline void finish_rows(const RowState& rows, bool sinks, float* factor) {
+  const DF df;
+  for (std::int64_t c = 0; c < kRowBlock; c += kLanes) {
+    VF m = hn::LoadU(df, rows.m + c);
+    VF l = hn::LoadU(df, rows.l + c);
+    VF correction = hn::Set(df, 1.0F);
+    if (sinks) {
+      const VF sink = hn::LoadU(df, factor + c);
+      const VF top = hn::Max(m, sink);
+      correction = exp2_of<false>(hn::Sub(m, top));
+      l = hn::MulAdd(l, correction, exp2_of<false>(hn::Sub(sink, top)));
+      m = top;
+    }
+    const VF inverse = hn::IfThenElseZero(hn::Gt(l, hn::Zero(df)), hn::Div(correction, l));
+    hn::StoreU(inverse, df, factor + c);
+    hn::StoreU(hn::MulAdd(m, hn::Set(df, kLn2), log_of(l)), df, rows.m + c);
   }
 }
 
@@ -79,8 +104,6 @@ void forward_task(const AttentionForwardTask& task) {
   const ScoreRule rule = score_rule(shape, *task.dropout);
   const VirtualRows<const T> q{static_cast<const T*>(task.q) + batch_row * task.q_stride + first_head * head_dim,
                                task.q_stride, group, head_dim};
-  const VirtualRows<T> out{static_cast<T*>(task.out) + batch_row * task.out_stride + first_head * head_dim, task.out_stride,
-                           group, head_dim};
 
   fill_positions(shape, sequence, *task.dropout, task.kv_head, task.first_query, 0, count, blocks * kRowBlock, scratch.rows);
   for (std::int64_t b = 0; b < blocks; ++b) {
@@ -100,6 +123,12 @@ void forward_task(const AttentionForwardTask& task) {
                         as<Operand>(scratch.keys));
     Products::pack_keys_t(kv_block<T>(kv, kv.value_pages, base, task.kv_head), kv.token_stride, keys, head_dim, head,
                           as<Operand>(scratch.values), as<Operand>(scratch.staging), as<Operand>(scratch.staging2));
+    const std::int64_t next = base + kKeyBlock;
+    if (next <= scratch.rows.high[count - 1]) {
+      const std::int64_t next_keys = min_of(kv.length - next, kKeyBlock);
+      prefetch_rows(kv_block<T>(kv, kv.key_pages, next, task.kv_head), kv.token_stride, next_keys, head_dim);
+      prefetch_rows(kv_block<T>(kv, kv.value_pages, next, task.kv_head), kv.token_stride, next_keys, head_dim);
+    }
     for (std::int64_t b = 0; b < blocks; ++b) {
       const RowState rows = rows_at(scratch.rows, b * kRowBlock);
       const BlockRanges ranges = block_ranges(rows, min_of(count - b * kRowBlock, kRowBlock), base);
@@ -127,24 +156,26 @@ void forward_task(const AttentionForwardTask& task) {
   for (std::int64_t b = 0; b < blocks; ++b) {
     const RowState rows = rows_at(scratch.rows, b * kRowBlock);
     const std::int64_t block_rows = min_of(count - b * kRowBlock, kRowBlock);
-    float* staging = scratch.staging;
-    transpose32(scratch.sums + b * tile, kRowBlock, head, round_up(block_rows, 4), staging, head);
-    for (std::int64_t r = 0; r < block_rows; ++r) {
-      const std::int64_t v = b * kRowBlock + r;
-      const std::int64_t h = first_head + v % group;
-      float m = rows.m[r];
-      float l = rows.l[r];
-      float correction = 1.0F;
-      if (shape.sinks != nullptr) {
-        const float sink = shape.sinks[h] * kLog2E;
-        const float top = sink > m ? sink : m;
-        const DF df;
-        correction = hn::GetLane(exp2_of<false>(hn::Set(df, m - top)));
-        l = l * correction + hn::GetLane(exp2_of<false>(hn::Set(df, sink - top)));
-        m = top;
+    std::int64_t query = b * kRowBlock / group;
+    std::int64_t member = b * kRowBlock % group;
+    const auto next_row = [&] {
+      if (++member == group) {
+        member = 0;
+        ++query;
       }
-      write_row(staging + r * head, head_dim, l > 0.0F ? correction / l : 0.0F, out.at(v));
-      if (task.lse != nullptr) task.lse[(batch_row + v / group) * shape.heads + h] = m * kLn2 + log_of(l);
+    };
+    if (shape.sinks != nullptr) {
+      for (std::int64_t r = 0; r < kRowBlock; ++r, next_row()) scratch.factor[r] = shape.sinks[first_head + member] * kLog2E;
+      query = b * kRowBlock / group;
+      member = b * kRowBlock % group;
+    }
+    finish_rows(rows, shape.sinks != nullptr, scratch.factor);
+    transpose32(scratch.sums + b * tile, kRowBlock, head, round_up(block_rows, 4), scratch.staging, head);
+    for (std::int64_t r = 0; r < block_rows; ++r, next_row()) {
+      const std::int64_t h = first_head + member;
+      T* to = static_cast<T*>(task.out) + (batch_row + query) * task.out_stride + h * head_dim;
+      write_row(scratch.staging + r * head, head_dim, scratch.factor[r], to);
+      if (task.lse != nullptr) task.lse[(batch_row + query) * shape.heads + h] = rows.m[r];
     }
   }
 }

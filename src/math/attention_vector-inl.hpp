@@ -102,19 +102,22 @@ HWY_INLINE VF tanh_of(VF x) {
   return hn::IfThenElse(hn::Lt(a, hn::Set(df, 0.625F)), near, far);
 }
 
-/// ln(x) of one normal positive number: exponent plus the artanh series of the mantissa in [sqrt(1/2), sqrt(2)).
-HWY_INLINE float log_of(float x) {
-  const std::uint32_t bits = __builtin_bit_cast(std::uint32_t, x);
-  std::int32_t exponent = static_cast<std::int32_t>(bits >> 23) - 127;
-  double m = static_cast<double>(__builtin_bit_cast(float, (bits & 0x7FFFFFU) | 0x3F800000U));
-  if (m > 1.4142135) {
-    m *= 0.5;
-    ++exponent;
-  }
-  const double s = (m - 1.0) / (m + 1.0);
-  const double z = s * s;
-  const double series = 1.0 + z * (1.0 / 3 + z * (1.0 / 5 + z * (1.0 / 7 + z * (1.0 / 9 + z * (1.0 / 11)))));
-  return static_cast<float>(2.0 * s * series + static_cast<double>(exponent) * 0.693147180559945309);
+/// ln(x) of normal positive numbers: exponent plus the artanh series of the mantissa in [sqrt(1/2), sqrt(2)).
+HWY_INLINE VF log_of(VF x) {
+  const DF df;
+  const DI di;
+  // Subtracting the bits of sqrt(1/2) makes mantissas from there on carry into the exponent.
+  const VI bits = hn::BitCast(di, x);
+  const VI exponent = hn::ShiftRight<23>(hn::Sub(bits, hn::Set(di, 0x3F3504F3)));
+  const VF m = hn::BitCast(df, hn::Sub(bits, hn::ShiftLeft<23>(exponent)));
+  const VF one = hn::Set(df, 1.0F);
+  const VF s = hn::Div(hn::Sub(m, one), hn::Add(m, one));
+  const VF z = hn::Mul(s, s);
+  VF p = hn::MulAdd(hn::Set(df, 2.0F / 9), z, hn::Set(df, 2.0F / 7));
+  p = hn::MulAdd(p, z, hn::Set(df, 2.0F / 5));
+  p = hn::MulAdd(p, z, hn::Set(df, 2.0F / 3));
+  p = hn::MulAdd(p, z, hn::Set(df, 2.0F));
+  return hn::MulAdd(hn::ConvertTo(df, exponent), hn::Set(df, kLn2), hn::Mul(p, s));
 }
 
 /// to[c][r] = from[r][c] for 32-bit elements; rows and cols are multiples of 4.
@@ -157,6 +160,15 @@ HWY_INLINE void transpose32(const float* HWY_RESTRICT from, std::int64_t from_st
   transpose32(reinterpret_cast<const std::uint32_t*>(from), from_stride, rows, cols, reinterpret_cast<std::uint32_t*>(to),
               to_stride);
 #endif
+}
+
+/// Asks for `count` rows of `cols` elements to be brought into the second-level cache.
+template <class T>
+HWY_INLINE void prefetch_rows(const T* from, std::int64_t stride, std::int64_t count, std::int64_t cols) {
+  constexpr std::int64_t kLine = 64 / static_cast<std::int64_t>(sizeof(T));
+  for (std::int64_t r = 0; r < count; ++r) {
+    for (std::int64_t c = 0; c < cols; c += kLine) __builtin_prefetch(from + r * stride + c, 0, 2);
+  }
 }
 
 /// to[0..cols) = from[0..cols) as f32, zeros up to `padded` (a multiple of kLanes).
@@ -218,9 +230,9 @@ HWY_INLINE void wide_multiply(VU x, std::uint32_t factor, VU& high, VU& low) {
 struct DropoutBlock {
   VU words[4];
 };
-HWY_INLINE DropoutBlock philox_block(const DropoutMask& mask, std::uint32_t column_block, VU rows) {
+HWY_INLINE DropoutBlock philox_block(const DropoutMask& mask, VU column_blocks, VU rows) {
   const DU du;
-  VU c0 = hn::Set(du, column_block);
+  VU c0 = column_blocks;
   VU c1 = rows;
   VU c2 = hn::Set(du, mask.site);
   VU c3 = hn::Set(du, mask.step);
@@ -238,6 +250,9 @@ HWY_INLINE DropoutBlock philox_block(const DropoutMask& mask, std::uint32_t colu
     k1 += 0xBB67AE85U;
   }
   return {{c0, c1, c2, c3}};
+}
+HWY_INLINE DropoutBlock philox_block(const DropoutMask& mask, std::uint32_t column_block, VU rows) {
+  return philox_block(mask, hn::Set(DU(), column_block), rows);
 }
 /// 16-bit half `kIndex` (0..7) of a block: kept lanes give `value`, dropped ones 0.
 template <int kIndex>
