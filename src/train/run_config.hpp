@@ -2,6 +2,8 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
+#include <map>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -22,6 +24,12 @@ enum class DocumentAttention : std::uint8_t {
 enum class Precision : std::uint8_t { automatic, f32, bf16 };
 enum class BackendKind : std::uint8_t { kernels, eigen };
 
+/// Values as the words of YAML: "shuffled", "isolate", "auto", "eigen", ...
+[[nodiscard]] std::string_view to_word(WindowOrder order);
+[[nodiscard]] std::string_view to_word(DocumentAttention documents);
+[[nodiscard]] std::string_view to_word(Precision precision);
+[[nodiscard]] std::string_view to_word(BackendKind backend);
+
 struct DataConfig {
   std::string corpus;  ///< prepared HDF5 file
   WindowOrder order = WindowOrder::shuffled;
@@ -30,8 +38,8 @@ struct DataConfig {
 
 struct OptimizerConfig {
   float learning_rate = 1e-3F;
-  float min_learning_rate = 1e-4F;  ///< at the end of the cosine
-  std::int64_t warmup_steps = 100;
+  float min_learning_rate = 1e-4F;  ///< at the end of the cosine; where not given: learning_rate / 10
+  std::int64_t warmup_steps = 100;  ///< where not given: at most a tenth of train.steps
   std::int64_t decay_steps = 0;     ///< step at which the cosine ends; 0: train.steps
   float beta1 = 0.9F;
   float beta2 = 0.99F;
@@ -41,19 +49,19 @@ struct OptimizerConfig {
 };
 
 struct TrainConfig {
-  std::int64_t steps = 2000;           ///< optimizer steps
-  std::int64_t batch = 12;             ///< sequences per micro-batch
-  std::int64_t accumulation = 1;       ///< micro-batches per optimizer step
-  std::int64_t context = 0;            ///< tokens per sequence; 0: model.context
+  std::int64_t steps = 2000;      ///< optimizer steps
+  std::int64_t batch = 12;        ///< sequences per micro-batch
+  std::int64_t accumulation = 1;  ///< micro-batches per optimizer step
+  std::int64_t context = 0;       ///< tokens per sequence; 0: model.context
   Precision precision = Precision::automatic;
   std::uint64_t seed = 1337;
   float dropout = 0.0F;
   float init_std = 0.02F;
-  std::int64_t log_every = 10;         ///< steps between lines of metrics.jsonl
-  std::int64_t eval_every = 250;       ///< steps between validations; 0: never
-  std::int64_t eval_tokens = 0;        ///< at most so many validation tokens; 0: the whole split
-  std::int64_t save_every = 0;         ///< steps between checkpoints; 0: only with validations and at the end
-  std::int64_t keep = 2;               ///< numbered checkpoints kept besides best and last
+  std::int64_t log_every = 10;    ///< steps between lines of metrics.jsonl
+  std::int64_t eval_every = 250;  ///< steps between validations; 0: never
+  std::int64_t eval_tokens = 0;   ///< at most so many validation tokens; 0: the whole split
+  std::int64_t save_every = 0;    ///< steps between checkpoints; 0: only with validations and at the end
+  std::int64_t keep = 2;          ///< numbered checkpoints kept besides best and last
 };
 
 struct SampleConfig {
@@ -66,7 +74,7 @@ struct SampleConfig {
 };
 
 struct SystemConfig {
-  std::int64_t threads = 0;        ///< 0: default_thread_count()
+  std::int64_t threads = 0;           ///< 0: default_thread_count()
   std::int64_t memory_limit_mib = 0;  ///< refuse plans above this; 0: the memory this process may use
   BackendKind backend = BackendKind::kernels;
 };
@@ -80,8 +88,16 @@ struct RunConfig {
   SampleConfig sample;
   SystemConfig system;
 
+  /// Where each key that was given got its value: "FILE:LINE:COLUMN" or "command line". Not part of the run itself.
+  std::map<std::string, std::string, std::less<>> origins;
+
   [[nodiscard]] std::int64_t context() const { return train.context > 0 ? train.context : model.context; }
+  /// `message` with the key and the place it was given at in front: "run.yaml:3:11: key `data.corpus`: MESSAGE".
+  [[nodiscard]] std::string at_key(std::string_view key, std::string_view message) const;
 };
+
+/// Checks that the files a run names are there; the error says where the key was given. Reads nothing from them.
+[[nodiscard]] Result<void> check_run_files(const RunConfig& config);
 
 /// Reads `path`, applies `overrides` ("train.steps=100", in order), checks everything against the one schema. Relative paths
 /// in the file are relative to the current directory. Errors: "FILE:LINE:COLUMN: key `train.stesp`: unknown; nearest known
