@@ -7,13 +7,12 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <charconv>
 #include <filesystem>
 #include <fstream>
-#include <optional>
 #include <string_view>
 #include <system_error>
 #include <utility>
+#include <vector>
 
 #include "model/atomic_file.hpp"
 
@@ -22,41 +21,16 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr std::string_view kPrefix = "step-", kSuffix = ".h5", kUnfinished = ".tmp";
-constexpr std::size_t kDigits = 8;  // at least; longer step numbers take what they need
+constexpr std::string_view kSuffix = ".h5", kUnfinished = ".tmp";
 
 std::string reason(int error) { return std::generic_category().message(error); }
 std::string checkpoints_folder(const std::string& run) { return run + "/checkpoints"; }
-
-// The step in "step-00000250.h5"; nothing for any other name.
-std::optional<std::int64_t> step_of(std::string_view name) {
-  if (!name.starts_with(kPrefix) || !name.ends_with(kSuffix)) return std::nullopt;
-  const std::string_view digits = name.substr(kPrefix.size(), name.size() - kPrefix.size() - kSuffix.size());
-  std::int64_t step = 0;
-  const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), step);
-  const bool ours = error == std::errc() && end == digits.data() + digits.size() && digits.size() >= kDigits && step >= 0;
-  return ours ? std::optional(step) : std::nullopt;
-}
-
-// Names in the checkpoints folder; empty where it does not exist.
-Result<std::vector<std::string>> names_in(const std::string& folder) {
-  std::vector<std::string> names;
-  std::error_code error;
-  if (!fs::exists(folder, error)) return names;
-  fs::directory_iterator entry(folder, error);
-  while (!error && entry != fs::directory_iterator()) {
-    names.push_back(entry->path().filename().string());
-    entry.increment(error);
-  }
-  if (error) return io_error(fmt::format("{}: cannot list the folder: {}", folder, error.message()));
-  return names;
-}
 
 // Removes the files of the checkpoints folder whose names `unwanted` picks.
 template <class Unwanted>
 Result<void> remove_checkpoints(const std::string& run, Unwanted unwanted) {
   const std::string folder = checkpoints_folder(run);
-  const auto names = names_in(folder);
+  const auto names = checkpoint_folder_names(run);
   if (!names) return tl::make_unexpected(names.error());
   for (const std::string& name : *names) {
     if (!unwanted(name)) continue;
@@ -67,11 +41,12 @@ Result<void> remove_checkpoints(const std::string& run, Unwanted unwanted) {
   return {};
 }
 
-bool is_checkpoint(std::string_view name) { return step_of(name) || name == "last.h5" || name == "best.h5"; }
+bool is_checkpoint(std::string_view name) { return step_of_checkpoint_name(name) || name == "last.h5" || name == "best.h5"; }
 
 // step-00000250.h5.1234-0.tmp and the like: what AtomicFile and link_checkpoint leave when the process is killed.
 bool is_unfinished(std::string_view name) {
-  return name.ends_with(kUnfinished) && is_checkpoint(name.substr(0, name.find(kSuffix) + kSuffix.size()));
+  const std::size_t end = name.find(kSuffix);
+  return end != std::string_view::npos && name.ends_with(kUnfinished) && is_checkpoint(name.substr(0, end + kSuffix.size()));
 }
 
 // What of a run is in the folder; empty where nothing is.
@@ -80,7 +55,7 @@ Result<std::string> first_sign_of_a_run(const std::string& run) {
     std::error_code error;
     if (fs::exists(run + "/" + name, error)) return name;
   }
-  const auto names = names_in(checkpoints_folder(run));
+  const auto names = checkpoint_folder_names(run);
   if (!names) return tl::make_unexpected(names.error());
   const auto found = std::find_if(names->begin(), names->end(), is_checkpoint);
   return found == names->end() ? "" : "checkpoints/" + *found;
@@ -120,23 +95,6 @@ Result<void> copy_checkpoint(const std::string& from, const std::string& to) {
 
 }  // namespace
 
-std::string checkpoint_path(const std::string& run, std::int64_t step) {
-  return fmt::format("{}/{}{:0{}}{}", checkpoints_folder(run), kPrefix, step, kDigits, kSuffix);
-}
-std::string last_checkpoint_path(const std::string& run) { return checkpoints_folder(run) + "/last.h5"; }
-std::string best_checkpoint_path(const std::string& run) { return checkpoints_folder(run) + "/best.h5"; }
-
-Result<std::vector<std::int64_t>> checkpoint_steps(const std::string& run) {
-  const auto names = names_in(checkpoints_folder(run));
-  if (!names) return tl::make_unexpected(names.error());
-  std::vector<std::int64_t> steps;
-  for (const std::string& name : *names) {
-    if (const auto step = step_of(name)) steps.push_back(*step);
-  }
-  std::sort(steps.begin(), steps.end());
-  return steps;
-}
-
 Result<void> link_checkpoint(const std::string& checkpoint, const std::string& alias) {
   const std::string beside = fmt::format("{}.{}{}", alias, ::getpid(), kUnfinished);
   ::unlink(beside.c_str());
@@ -160,32 +118,9 @@ Result<void> prune_checkpoints(const std::string& run, std::int64_t keep) {
   if (count <= keep) return {};
   const std::vector<std::int64_t> pruned(steps->begin(), steps->begin() + (count - std::max<std::int64_t>(keep, 0)));
   return remove_checkpoints(run, [&](std::string_view name) {
-    const auto step = step_of(name);
+    const auto step = step_of_checkpoint_name(name);
     return step && std::binary_search(pruned.begin(), pruned.end(), *step);
   });
-}
-
-Result<std::string> newest_checkpoint(const std::string& run) {
-  const auto steps = checkpoint_steps(run);
-  if (!steps) return tl::make_unexpected(steps.error());
-  const std::string last = last_checkpoint_path(run);
-  std::error_code error;
-  if (!fs::exists(last, error)) {
-    if (steps->empty()) {
-      return bad_input(fmt::format("{}: expected a checkpoint in it, found none", checkpoints_folder(run)));
-    }
-    return checkpoint_path(run, steps->back());
-  }
-  if (steps->empty() || fs::equivalent(last, checkpoint_path(run, steps->back()), error)) return last;
-  const auto info = read_checkpoint_info(last);
-  if (!info) return tl::make_unexpected(info.error());
-  return info->step >= steps->back() ? last : checkpoint_path(run, steps->back());
-}
-
-Result<std::string> best_checkpoint(const std::string& run) {
-  const std::string best = best_checkpoint_path(run);
-  std::error_code error;
-  return fs::exists(best, error) ? best : newest_checkpoint(run);
 }
 
 Result<RunFolder> RunFolder::open(const std::string& path, RunStart start) {

@@ -1,5 +1,5 @@
 // What goes into a checkpoint comes out, bit for bit; what is not as it must be is named.
-#include "train/checkpoint.hpp"
+#include "model/checkpoint.hpp"
 
 #include <gtest/gtest.h>
 
@@ -10,9 +10,9 @@
 #include <random>
 #include <vector>
 
+#include "model/checkpoint_user_block.hpp"
 #include "model/hdf5_file.hpp"
 #include "support/tests_paths.hpp"
-#include "train/checkpoint_user_block.hpp"
 
 namespace quern {
 namespace {

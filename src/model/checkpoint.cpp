@@ -1,4 +1,4 @@
-#include "train/checkpoint.hpp"
+#include "model/checkpoint.hpp"
 
 #include <fcntl.h>
 #include <fmt/format.h>
@@ -13,9 +13,9 @@
 #include <vector>
 
 #include "model/atomic_file.hpp"
+#include "model/checkpoint_folder.hpp"
+#include "model/checkpoint_user_block.hpp"
 #include "model/hdf5_file.hpp"
-#include "train/checkpoint_user_block.hpp"
-#include "train/run_folder.hpp"
 
 namespace quern {
 namespace {

@@ -1,4 +1,4 @@
-#include "train/checkpoint_user_block.hpp"
+#include "model/checkpoint_user_block.hpp"
 
 #include <fcntl.h>
 #include <fmt/format.h>

@@ -10,9 +10,9 @@
 #include <sstream>
 #include <vector>
 
+#include "model/checkpoint.hpp"
+#include "model/checkpoint_user_block.hpp"
 #include "support/tests_paths.hpp"
-#include "train/checkpoint.hpp"
-#include "train/checkpoint_user_block.hpp"
 
 // HDF5 1.10 forgets some of its own memory when a file it reads is malformed; that is not what these tests look for.
 extern "C" const char* __lsan_default_suppressions();
