@@ -19,8 +19,10 @@ namespace {
 
 using internal::Blocking;
 using internal::ceil_divide;
+using internal::GradientBlocking;
 using internal::kMaxBBytes;
 using internal::kMaxDepth;
+using internal::kMaxGradientDepth;
 using internal::kMaxRows;
 using internal::kMaxSumBytes;
 using internal::operand_bytes;
@@ -57,7 +59,7 @@ class ScratchCutter {
 /// Bytes of one kernel set's scratch, for products whose dimensions are all at most n.
 std::int64_t scratch_bytes(const ProductKernels& kernels, std::int64_t n) {
   const std::int64_t bytes = operand_bytes(kernels.operand);
-  const std::int64_t depth = round_up(std::min(n, kMaxDepth), kernels.step);
+  const std::int64_t depth = round_up(std::min(n, kMaxGradientDepth), kernels.step);
   const std::int64_t cols = round_up(n, kernels.panel_cols);
   const std::int64_t panel_bytes = depth * kernels.panel_cols * bytes;
   const std::int64_t a = kernels.tile_rows * (depth * bytes + kRowPadBytes);
@@ -151,6 +153,41 @@ class TileFinisher {
   float* activated_;
 };
 
+/// Fetches output rows for writing while their tile is computed, so that storing it does not wait for memory.
+void fetch_for_writing(const void* data, std::int64_t stride_bytes, std::int64_t rows, std::int64_t bytes) {
+  for (std::int64_t r = 0; r < rows; ++r) {
+    const auto* line = static_cast<const char*>(data) + r * stride_bytes;
+    for (std::int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(line + i, 1);
+  }
+}
+
+/// The next tile of A, fetched into second-level cache a share per panel: its rows are many short streams, which hardware
+/// prefetchers do not follow.
+class NextTileFetcher {
+ public:
+  NextTileFetcher(const void* data, std::int64_t stride_bytes, std::int64_t rows, std::int64_t row_bytes,
+                  std::int64_t shares)
+      : data_(static_cast<const char*>(data)),
+        stride_bytes_(stride_bytes),
+        row_bytes_(row_bytes),
+        rows_(rows),
+        rows_per_share_(ceil_divide(rows, shares)) {}
+  void fetch_share() {
+    for (const std::int64_t end = std::min(rows_, row_ + rows_per_share_); row_ < end; ++row_) {
+      const char* line = data_ + row_ * stride_bytes_;
+      for (std::int64_t i = 0; i < row_bytes_; i += 64) __builtin_prefetch(line + i, 0, 2);
+    }
+  }
+
+ private:
+  const char* data_;
+  std::int64_t stride_bytes_;
+  std::int64_t row_bytes_;
+  std::int64_t rows_;
+  std::int64_t rows_per_share_;
+  std::int64_t row_ = 0;
+};
+
 /// Whether tiles of A are better copied than read in place: rows whose starts share cache sets, or (matrix tiles) that
 /// straddle cache lines, when the tile is read often enough to pay.
 bool worth_copying(const ProductKernels& kernels, const ConstMatrix& a, std::int64_t panels) {
@@ -171,15 +208,18 @@ void product(Exec& exec, const ConstMatrix& a, const RightSide& b, const Mutable
   const std::int64_t panel_cols = kernels.panel_cols;
   const std::int64_t bytes = operand_bytes(kernels.operand);
   const std::int64_t block_cols = blocking.panels_per_block * panel_cols;
+  const std::int64_t a_bytes = operand_bytes(a.type);
+  const std::int64_t out_bytes = operand_bytes(out.type);
   const bool plain = b.weight->layout == WeightLayout::plain;
   const bool converts = a.type != kernels.operand;
 
   ScratchCutter scratch(exec.scratch);
   const bool keeps_sums = blocking.depths > 1;
-  const std::int64_t sum_rows = keeps_sums ? blocking.tiles_per_block * kernels.tile_rows : kernels.tile_rows;
+  const std::int64_t tile_floats = kernels.tile_rows * panel_cols;
   const std::int64_t sum_stride = keeps_sums ? block_cols : panel_cols;
-  auto* sums = reinterpret_cast<float*>(scratch.take(sum_rows * sum_stride * 4));
-  auto* activated = reinterpret_cast<float*>(scratch.take(kernels.tile_rows * panel_cols * 4));
+  auto* sums = reinterpret_cast<float*>(
+      scratch.take(4 * (keeps_sums ? blocking.tiles_per_block * kernels.tile_rows * block_cols : tile_floats)));
+  auto* activated = reinterpret_cast<float*>(scratch.take(4 * tile_floats));
   const std::int64_t copy_stride = blocking.depth + kRowPadBytes / bytes;
   void* copied_a = scratch.take(kernels.tile_rows * copy_stride * bytes);
   void* packed_b = plain ? scratch.take(block_cols * blocking.depth * bytes) : nullptr;
@@ -216,7 +256,7 @@ void product(Exec& exec, const ConstMatrix& a, const RightSide& b, const Mutable
       }
       for (std::int64_t row = row_begin; row < row_end; row += kernels.tile_rows) {
         MatmulTile tile{.steps = steps, .rows = std::min(kernels.tile_rows, row_end - row), .add = piece > 0};
-        const void* a_rows = at(a.data, (row * a.row_stride + k0) * operand_bytes(a.type));
+        const void* a_rows = at(a.data, (row * a.row_stride + k0) * a_bytes);
         if (copies || k % kernels.step != 0) {
           kernels.copy_a({.data = a_rows, .stride = a.row_stride, .rows = tile.rows, .cols = k}, steps * kernels.step,
                          copied_a, copy_stride);
@@ -227,6 +267,9 @@ void product(Exec& exec, const ConstMatrix& a, const RightSide& b, const Mutable
           tile.a_row_stride = a.row_stride;
         }
         tile.a_step_stride = kernels.step;
+        const std::int64_t next_rows = std::min(kernels.tile_rows, row_end - row - tile.rows);
+        NextTileFetcher next_tile(at(a_rows, tile.rows * a.row_stride * a_bytes), a.row_stride * a_bytes, next_rows,
+                                  k * a_bytes, panels);
         for (std::int64_t p = 0; p < panels; ++p) {
           const std::int64_t col = col_begin + p * panel_cols;
           const std::int64_t cols = std::min(panel_cols, col_end - col);
@@ -239,6 +282,11 @@ void product(Exec& exec, const ConstMatrix& a, const RightSide& b, const Mutable
             tile.c_stride = sum_stride;
           }
           tile.b = panel + p * panel_bytes;
+          next_tile.fetch_share();
+          if (piece + 1 == blocking.depths) {
+            fetch_for_writing(at(static_cast<const void*>(out.data), (row * out.row_stride + col) * out_bytes),
+                              out.row_stride * out_bytes, tile.rows, cols * out_bytes);
+          }
           kernels.tile(tile);
           if (!direct && piece + 1 == blocking.depths) finish(tile.c, tile.c_stride, row, tile.rows, col, cols);
         }
@@ -348,26 +396,22 @@ void matmul_backward_weight(Exec& exec, const ConstMatrix& dy, const ConstMatrix
   const std::int64_t element_bytes = operand_bytes(x.type);
   const std::int64_t bytes = operand_bytes(kernels.operand);
   const std::int64_t panel_cols = kernels.panel_cols;
-  // With no columns of x there is no dW, but there is a bias.
-  const Blocking blocking =
-      internal::choose_weight_gradient_blocking(kernels, dy.cols, std::max<std::int64_t>(x.cols, 1), tokens);
-  const std::int64_t block_cols = blocking.panels_per_block * panel_cols;
+  const GradientBlocking blocking = internal::choose_gradient_blocking(kernels, dy.cols, x.cols, tokens);
   const std::int64_t panel_bytes = blocking.depth * panel_cols * bytes;
+  const std::int64_t tile_rows = kernels.tile_rows;
 
   ScratchCutter scratch(exec.scratch);
-  auto* edge = reinterpret_cast<float*>(scratch.take(kernels.tile_rows * panel_cols * 4));
-  void* packed_a = scratch.take(kernels.tile_rows * blocking.depth * bytes);
+  auto* edge = reinterpret_cast<float*>(scratch.take(tile_rows * panel_cols * 4));
+  void* packed_a = scratch.take(tile_rows * blocking.depth * bytes);
   std::byte* packed_b = scratch.take(blocking.panels_per_block * panel_bytes);
 
-  exec.member.for_each(blocking.tasks(), [&](std::int64_t task) {
-    const std::int64_t row_begin = (task % blocking.row_blocks) * blocking.tiles_per_block * kernels.tile_rows;
-    const std::int64_t row_end = std::min(dy.cols, row_begin + blocking.tiles_per_block * kernels.tile_rows);
-    const std::int64_t col_begin = (task / blocking.row_blocks) * block_cols;
-    const std::int64_t col_end = std::min(x.cols, col_begin + block_cols);
+  // Rows [row_begin, row_end) by one block of columns, over all tokens.
+  const auto strip = [&](std::int64_t row_begin, std::int64_t row_end, std::int64_t col_block) {
+    const std::int64_t col_begin = col_block * blocking.panels_per_block * panel_cols;
+    const std::int64_t col_end = std::min(x.cols, col_begin + blocking.panels_per_block * panel_cols);
     const std::int64_t panels = ceil_divide(col_end - col_begin, panel_cols);
-    const bool sums_bias = dbias != nullptr && col_begin == 0;
+    const bool sums_bias = dbias != nullptr && col_block == 0;
     if (sums_bias && !accumulate) std::fill(dbias + row_begin, dbias + row_end, 0.0F);
-    matmul.begin();
     for (std::int64_t piece = 0; piece < blocking.depths; ++piece) {
       const std::int64_t k0 = piece * blocking.depth;
       const std::int64_t k = std::min(blocking.depth, tokens - k0);
@@ -385,12 +429,12 @@ void matmul_backward_weight(Exec& exec, const ConstMatrix& dy, const ConstMatrix
         kernels.column_sums({.data = dy_block, .stride = dy.row_stride, .rows = k, .cols = row_end - row_begin},
                             dbias + row_begin);
       }
-      for (std::int64_t row = row_begin; row < row_end; row += kernels.tile_rows) {
+      for (std::int64_t row = row_begin; row < row_end; row += tile_rows) {
         MatmulTile tile{.a = packed_a,
                         .a_row_stride = kernels.packed_a_row_stride,
                         .a_step_stride = kernels.packed_a_step_stride,
                         .steps = steps,
-                        .rows = std::min(kernels.tile_rows, row_end - row),
+                        .rows = std::min(tile_rows, row_end - row),
                         .add = accumulate || piece > 0};
         kernels.pack_a(
             {.data = dy_block + (row - row_begin) * element_bytes, .stride = dy.row_stride, .rows = k, .cols = tile.rows},
@@ -417,8 +461,22 @@ void matmul_backward_weight(Exec& exec, const ConstMatrix& dy, const ConstMatrix
         }
       }
     }
-    matmul.end();
-  });
+  };
+
+  // Each member takes an equal share of the tiles' rows, counted down the first block of columns, then the next: then its
+  // panels are packed once for all its rows. (Handing tiles out one by one would pack them again for each.)
+  const std::int64_t items = blocking.row_tiles * blocking.col_blocks;
+  const std::int64_t last = items * (exec.member.index() + 1) / exec.member.count();
+  std::int64_t item = items * exec.member.index() / exec.member.count();
+  matmul.begin();
+  while (item < last) {
+    const std::int64_t first_tile = item % blocking.row_tiles;
+    const std::int64_t tiles = std::min({last - item, blocking.row_tiles - first_tile, blocking.tiles_per_strip});
+    strip(first_tile * tile_rows, std::min(dy.cols, (first_tile + tiles) * tile_rows), item / blocking.row_tiles);
+    item += tiles;
+  }
+  matmul.end();
+  exec.member.barrier();
 }
 
 }  // namespace quern

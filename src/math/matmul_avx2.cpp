@@ -33,6 +33,10 @@ struct Lanes {
     const __m128i out = _mm_packus_epi32(_mm256_castsi256_si128(high), _mm256_extracti128_si256(high, 1));
     _mm_storeu_si128(reinterpret_cast<__m128i*>(x), out);
   }
+  static void store_two_bf16(bf16* x, V a, V b) {
+    store_bf16(x, a);
+    store_bf16(x + kCount, b);
+  }
 };
 
 }  // namespace

@@ -6,8 +6,8 @@ namespace quern::internal {
 namespace {
 
 /// The piece of the reduction: pieces of nearly equal length, whole steps each.
-void choose_depth(const ProductKernels& kernels, std::int64_t k, Blocking& blocking) {
-  blocking.depths = std::max<std::int64_t>(1, ceil_divide(k, kMaxDepth));
+void choose_depth(const ProductKernels& kernels, std::int64_t k, std::int64_t most, Blocking& blocking) {
+  blocking.depths = std::max<std::int64_t>(1, ceil_divide(k, most));
   blocking.depth = std::max(kernels.step, round_up(ceil_divide(k, blocking.depths), kernels.step));
   blocking.depths = std::max<std::int64_t>(1, ceil_divide(k, blocking.depth));
 }
@@ -20,7 +20,7 @@ std::int64_t even_share(std::int64_t count, std::int64_t most) { return ceil_div
 Blocking choose_blocking(const ProductKernels& kernels, std::int64_t rows, std::int64_t cols, std::int64_t k) {
   Blocking b;
   if (rows <= 0 || cols <= 0) return b;
-  choose_depth(kernels, k, b);
+  choose_depth(kernels, k, kMaxDepth, b);
   const std::int64_t tiles = ceil_divide(rows, kernels.tile_rows);
   const std::int64_t panels = ceil_divide(cols, kernels.panel_cols);
   const std::int64_t panel_bytes = b.depth * kernels.panel_cols * operand_bytes(kernels.operand);
@@ -45,37 +45,27 @@ Blocking choose_blocking(const ProductKernels& kernels, std::int64_t rows, std::
   }
 }
 
-Blocking choose_weight_gradient_blocking(const ProductKernels& kernels, std::int64_t rows, std::int64_t cols,
-                                         std::int64_t k) {
-  Blocking b;
-  if (rows <= 0 || cols <= 0) return b;
-  choose_depth(kernels, k, b);
-  const std::int64_t tiles = ceil_divide(rows, kernels.tile_rows);
-  const std::int64_t panels = ceil_divide(cols, kernels.panel_cols);
+GradientBlocking choose_gradient_blocking(const ProductKernels& kernels, std::int64_t rows, std::int64_t cols,
+                                          std::int64_t k) {
+  Blocking depth;
+  choose_depth(kernels, k, kMaxGradientDepth, depth);
+  GradientBlocking b;
+  b.depth = depth.depth;
+  b.depths = depth.depths;
+  b.row_tiles = ceil_divide(rows, kernels.tile_rows);
+  // With no columns of x there is no dW, but there is a bias.
+  const std::int64_t panels = std::max<std::int64_t>(1, ceil_divide(cols, kernels.panel_cols));
   const std::int64_t panel_bytes = b.depth * kernels.panel_cols * operand_bytes(kernels.operand);
-  std::int64_t most_tiles = std::max<std::int64_t>(1, kMaxRows / kernels.tile_rows);
   std::int64_t most_panels = std::max<std::int64_t>(1, kMaxBBytes / panel_bytes);
-  constexpr std::int64_t kEnough = 8;
   for (;;) {
-    b.tiles_per_block = even_share(tiles, most_tiles);
     b.panels_per_block = even_share(panels, most_panels);
-    b.row_blocks = ceil_divide(tiles, b.tiles_per_block);
     b.col_blocks = ceil_divide(panels, b.panels_per_block);
-    if (b.tasks() >= kEnough) return b;
-    // Halve the longer side, so that less of either operand is packed twice.
-    const std::int64_t task_rows = b.tiles_per_block * kernels.tile_rows;
-    const std::int64_t task_cols = b.panels_per_block * kernels.panel_cols;
-    if (task_rows * task_cols * std::max<std::int64_t>(k, 1) < 2 * kMinTaskWork) return b;
-    if (task_rows >= task_cols && b.tiles_per_block > 1) {
-      most_tiles = (b.tiles_per_block + 1) / 2;
-    } else if (b.panels_per_block > 1) {
-      most_panels = (b.panels_per_block + 1) / 2;
-    } else if (b.tiles_per_block > 1) {
-      most_tiles = (b.tiles_per_block + 1) / 2;
-    } else {
-      return b;
-    }
+    if (b.row_tiles * b.col_blocks >= kEnoughTasks || b.panels_per_block < 8) break;
+    most_panels = (b.panels_per_block + 1) / 2;
   }
+  const std::int64_t tile_bytes = kernels.tile_rows * b.panels_per_block * kernels.panel_cols * 4;
+  b.tiles_per_strip = std::max<std::int64_t>(1, kMaxGradientBytes / tile_bytes);
+  return b;
 }
 
 }  // namespace quern::internal

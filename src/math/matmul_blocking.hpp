@@ -8,13 +8,17 @@
 
 namespace quern::internal {
 
-/// Longest piece of the reduction, in elements, that is kept in cache at once: a tile of A (32 rows of bf16 or 14 of f32)
-/// then takes 28 to 32 KiB of a 48 KiB first-level cache. Re-measure with matmul_bench.
-inline constexpr std::int64_t kMaxDepth = 512;
+/// Longest piece of the reduction, in elements, that is kept in cache at once. A tile of A (32 rows of bf16 or 14 of f32)
+/// then takes 24 KiB or less of a 48 KiB first-level cache through which a panel streams. dW's pieces are longer, because
+/// their sums come from further away. Re-measure with matmul_bench.
+inline constexpr std::int64_t kMaxDepth = 384;
+inline constexpr std::int64_t kMaxGradientDepth = 512;
 /// Most bytes of B that a task reads again for each of its tiles of A, and most bytes of sums that wait for the next piece
 /// of the reduction: together half of a 2 MiB second-level cache.
 inline constexpr std::int64_t kMaxBBytes = 512 * 1024;
 inline constexpr std::int64_t kMaxSumBytes = 512 * 1024;
+/// The same for dW, where panels are packed again for each strip of sums.
+inline constexpr std::int64_t kMaxGradientBytes = 1024 * 1024;
 /// Most rows per task: B is then read from memory once per 256 rows.
 inline constexpr std::int64_t kMaxRows = 256;
 /// Tasks smaller than this many multiply-adds (counting at least 16 rows, for rows are padded or memory-bound below) are not
@@ -36,9 +40,19 @@ struct Blocking {
 /// y = x W^T and dx = dy W: C [rows, cols] over a reduction of length k.
 [[nodiscard]] Blocking choose_blocking(const ProductKernels& kernels, std::int64_t rows, std::int64_t cols, std::int64_t k);
 
-/// dW = dy^T x: both operands are packed by each task, so tasks are fewer and larger.
-[[nodiscard]] Blocking choose_weight_gradient_blocking(const ProductKernels& kernels, std::int64_t rows, std::int64_t cols,
-                                                       std::int64_t k);
+/// dW = dy^T x, C [rows, cols] over k tokens: strips of row tiles by blocks of columns. Panels of x are packed once per
+/// strip, tiles of dy once per block of columns; the strip's sums stay in second-level cache between pieces of the
+/// reduction.
+struct GradientBlocking {
+  std::int64_t panels_per_block = 1;
+  std::int64_t tiles_per_strip = 1;  ///< at most; the front cuts strips shorter where a thread's share ends
+  std::int64_t depth = 1;
+  std::int64_t depths = 1;
+  std::int64_t row_tiles = 0;
+  std::int64_t col_blocks = 0;
+};
+[[nodiscard]] GradientBlocking choose_gradient_blocking(const ProductKernels& kernels, std::int64_t rows, std::int64_t cols,
+                                                        std::int64_t k);
 
 [[nodiscard]] constexpr std::int64_t ceil_divide(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
 [[nodiscard]] constexpr std::int64_t round_up(std::int64_t a, std::int64_t b) { return ceil_divide(a, b) * b; }

@@ -25,8 +25,20 @@ struct Lanes {
     return _mm512_mask_or_epi32(up, nan, bits, _mm512_set1_epi32(0x400000));
   }
   static void store_bf16(bf16* x, V v) {
+#ifdef __AVX512BF16__
+    const __m256i halves = reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(v));  // takes subnormals for zero
+#else
     const __m256i halves = _mm512_cvtepi32_epi16(_mm512_srli_epi32(round_to_bf16(v), 16));
+#endif
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(x), halves);
+  }
+  static void store_two_bf16(bf16* x, V a, V b) {
+#ifdef __AVX512BF16__
+    _mm512_storeu_si512(x, reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(b, a)));
+#else
+    store_bf16(x, a);
+    store_bf16(x + kCount, b);
+#endif
   }
 };
 

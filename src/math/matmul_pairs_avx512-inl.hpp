@@ -10,10 +10,13 @@ inline __mmask16 low_bits16(std::int64_t n) {
   return n >= 16 ? __mmask16{0xffff} : static_cast<__mmask16>((1U << (n < 0 ? 0 : n)) - 1U);
 }
 
-/// Up to 32 bf16 of row k, the rest zero; all zero past the last row.
+/// Up to 32 bf16 of row k, the rest zero; all zero past the last row. Fetches a later row, because a panel touches one line
+/// of each row, which hardware prefetchers do not follow.
 inline __m512i load_row(const MatmulBlock& source, std::int64_t k, __mmask32 cols) {
   if (k >= source.rows) return _mm512_setzero_si512();
-  return _mm512_maskz_loadu_epi16(cols, static_cast<const std::uint16_t*>(source.data) + k * source.stride);
+  const auto* row = static_cast<const std::uint16_t*>(source.data) + k * source.stride;
+  if (k + 32 < source.rows) _mm_prefetch(row + 32 * source.stride, _MM_HINT_T0);
+  return _mm512_maskz_loadu_epi16(cols, row);
 }
 
 /// (even[j], odd[j]) side by side: columns 0..15 in `low`, 16..31 in `high`.

@@ -27,6 +27,10 @@ struct Lanes {
     return __builtin_bit_cast(V, bits << 16);
   }
   static void store_bf16(bf16* x, V v);
+  static void store_two_bf16(bf16* x, V a, V b) {
+    store_bf16(x, a);
+    store_bf16(x + kCount, b);
+  }
 };
 
 }  // namespace

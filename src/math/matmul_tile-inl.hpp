@@ -2,8 +2,8 @@
 // `struct Lanes` (its vector of floats) in quern's anonymous namespace and then includes this header, so that everything
 // here is compiled with that file's flags and has internal linkage. No include guard on purpose, no standard headers.
 //
-// struct Lanes has: V, kCount, zero, load, store, broadcast, add, fma(a, b, c) = a * b + c, load_bf16, store_bf16 (rounds to
-// nearest even).
+// struct Lanes has: V, kCount, zero, load, store, broadcast, add, fma(a, b, c) = a * b + c, load_bf16, store_bf16 and
+// store_two_bf16 (which round to nearest even).
 namespace quern {
 namespace {
 
@@ -162,19 +162,28 @@ void column_sums(const MatmulBlock& source, float* sums) {
 
 // --- Store -----------------------------------------------------------------------------------------------------------
 
+inline void store_two(float* x, Lanes::V a, Lanes::V b) {
+  Lanes::store(x, a);
+  Lanes::store(x + kLanes, b);
+}
+inline void store_two(bf16* x, Lanes::V a, Lanes::V b) { Lanes::store_two_bf16(x, a, b); }
+
 template <class Out, bool kBias, bool kResidual>
-void store_rows(const MatmulStore& s) {
+void store_rows(const MatmulStore& given) {
+  const MatmulStore s = given;  // a copy that stores cannot alias
   for (std::int64_t r = 0; r < s.rows; ++r) {
     const float* from = s.tile + r * s.tile_stride;
     const float* residual = kResidual ? s.residual + r * s.residual_stride : nullptr;
     Out* to = static_cast<Out*>(s.out) + r * s.out_stride;
-    std::int64_t c = 0;
-    for (; c + kLanes <= s.cols; c += kLanes) {
+    const auto lanes = [&](std::int64_t c) {
       Lanes::V v = Lanes::load(from + c);
       if constexpr (kBias) v = Lanes::add(v, Lanes::load(s.bias + c));
       if constexpr (kResidual) v = Lanes::add(v, Lanes::load(residual + c));
-      store_lanes(to + c, v);
-    }
+      return v;
+    };
+    std::int64_t c = 0;
+    for (; c + 2 * kLanes <= s.cols; c += 2 * kLanes) store_two(to + c, lanes(c), lanes(c + kLanes));
+    for (; c + kLanes <= s.cols; c += kLanes) store_lanes(to + c, lanes(c));
     for (; c < s.cols; ++c) {
       float v = from[c];
       if constexpr (kBias) v += s.bias[c];
