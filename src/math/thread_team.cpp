@@ -38,12 +38,21 @@ constexpr int kTaskBits = 48;
 constexpr std::uint64_t kTaskMask = (std::uint64_t{1} << kTaskBits) - 1;
 constexpr std::uint64_t kLoopMask = 0xFFFF;
 
-// A futex round trip costs some 5 to 50 us of latency, so a waiting member first spins about as long as sleeping and waking
-// would take: the classic bound of twice the best (Karlin et al. 1991, "Empirical studies of competitive spinning"). It is
-// short against a scheduler's time slice, so a core that another process wants is soon given up.
+// On idle cores a futex round trip costs some 5 to 50 us, so a waiting member first spins about as long as sleeping and
+// waking would take: the classic bound of twice the best (Karlin et al. 1991, "Empirical studies of competitive spinning").
 // bench/math/thread_team_bench.cpp measures barriers.
 constexpr std::chrono::microseconds kSpin{30};
 constexpr int kPausesPerClockRead = 16;
+
+// On cores that others use too, the member that is waited for may need the very core that the waiting one spins on: there
+// sleeping at once is some ten times faster. So after each spin in vain a thread sleeps at once at its next barriers: 1,
+// then 2, 4, at most 64 of them: what it then still loses is 1/64 of a spin at each.
+constexpr int kMostSleepsInARow = 64;
+struct SpinHistory {
+  int sleeps_in_a_row = 0;  // doubled by each spin in vain, zero after one that was not
+  int sleeps_left = 0;
+};
+thread_local constinit SpinHistory spin_history;
 
 void pause() {
 #if defined(__x86_64__)
@@ -77,6 +86,21 @@ bool spin(const TeamShared& shared, std::uint32_t generation) {
   return false;
 }
 
+bool spin_if_worthwhile(const TeamShared& shared, std::uint32_t generation) {
+  SpinHistory& history = spin_history;
+  if (history.sleeps_left > 0) {
+    --history.sleeps_left;
+    return false;
+  }
+  if (spin(shared, generation)) {
+    history.sleeps_in_a_row = 0;
+    return true;
+  }
+  history.sleeps_in_a_row = std::clamp(2 * history.sleeps_in_a_row, 1, kMostSleepsInARow);
+  history.sleeps_left = history.sleeps_in_a_row;
+  return false;
+}
+
 }  // namespace
 
 void team_barrier(TeamShared& shared, std::uint32_t member_count) {
@@ -89,7 +113,7 @@ void team_barrier(TeamShared& shared, std::uint32_t member_count) {
     if (shared.sleepers.load(std::memory_order_seq_cst) != 0) futex_wake_all(shared.generation);
     return;
   }
-  if (shared.may_spin && spin(shared, generation)) return;
+  if (shared.may_spin && spin_if_worthwhile(shared, generation)) return;
   shared.sleepers.fetch_add(1, std::memory_order_seq_cst);
   while (shared.generation.load(std::memory_order_acquire) == generation) futex_wait(shared.generation, generation);
   shared.sleepers.fetch_sub(1, std::memory_order_relaxed);
