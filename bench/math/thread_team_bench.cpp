@@ -1,8 +1,8 @@
 // What a team's barrier and loops cost. Compare 1 and 2 threads with more threads than processors, where members sleep, and
 // with another busy process beside the benchmark.
 //
-//     cmake --preset bench && cmake --build --preset bench --target math_thread_team_bench
-//     build/bench/bench/math_thread_team_bench
+//     cmake --preset bench && cmake --build --preset bench --target thread_team_bench
+//     build/bench/bench/thread_team_bench
 #include <benchmark/benchmark.h>
 
 #include <cstdint>
