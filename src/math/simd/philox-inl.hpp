@@ -72,12 +72,12 @@ HWY_INLINE void dropout_lanes(const DropoutConstants& c, std::uint32_t row, std:
   const hn::ScalableTag<std::uint64_t> d64;
   const hn::Repartition<std::uint32_t, decltype(d64)> d32;
   using V = hn::Vec<decltype(d64)>;
-  constexpr std::size_t kLanes = HWY_LANES(std::uint64_t);
+  constexpr std::size_t kBlockLanes = HWY_LANES(std::uint64_t);
   const V low = hn::Set(d64, 0xFFFFFFFFULL);
   const V mul0 = hn::Set(d64, kPhiloxMul0), mul1 = hn::Set(d64, kPhiloxMul1);
   const auto product = [d32](V a, V b) { return hn::MulEven(hn::BitCast(d32, a), hn::BitCast(d32, b)); };
-  for (std::size_t block = 0; block < kBlocks; block += 2 * kLanes) {
-    V a0 = hn::Iota(d64, first_block + block), b0 = hn::Iota(d64, first_block + block + kLanes);
+  for (std::size_t block = 0; block < kBlocks; block += 2 * kBlockLanes) {
+    V a0 = hn::Iota(d64, first_block + block), b0 = hn::Iota(d64, first_block + block + kBlockLanes);
     V a1 = hn::Set(d64, row), b1 = a1;
     V a2 = hn::Set(d64, c.site), b2 = a2;
     V a3 = hn::Set(d64, c.step), b3 = a3;
@@ -102,7 +102,7 @@ HWY_INLINE void dropout_lanes(const DropoutConstants& c, std::uint32_t row, std:
     hn::StoreInterleaved2(hn::Or(hn::And(a0, low), hn::ShiftLeft<32>(a1)), hn::Or(hn::And(a2, low), hn::ShiftLeft<32>(a3)),
                           d64, out);
     hn::StoreInterleaved2(hn::Or(hn::And(b0, low), hn::ShiftLeft<32>(b1)), hn::Or(hn::And(b2, low), hn::ShiftLeft<32>(b3)),
-                          d64, out + 2 * kLanes);
+                          d64, out + 2 * kBlockLanes);
   }
 #endif
 }

@@ -1,0 +1,160 @@
+// Activations and gated units, forward and backward. Included only by the instruction-set files.
+#pragma once
+
+#include "math/simd/rows-inl.hpp"
+
+namespace quern {
+namespace {
+
+using simd::DF;
+using simd::VF;
+namespace hn = hwy::HWY_NAMESPACE;
+
+struct ValueAndSlope {
+  VF value;
+  VF slope;
+};
+
+struct Identity {
+  static HWY_INLINE VF value(VF x) { return x; }
+  static HWY_INLINE ValueAndSlope with_slope(VF x) { return {x, simd::splat(1.0F)}; }
+};
+
+/// 0.5 (1 + tanh u) = sigmoid(2u), so gelu(x) = x s with s = sigmoid(2u), 2u = 2 sqrt(2/pi) (x + 0.044715 x^3), and
+/// gelu'(x) = s + x s (1 - s) (2u)'.
+struct GeluTanh {
+  static constexpr float kSlope = 1.59576912F;  // 2 sqrt(2/pi)
+  static constexpr float kCubic = 0.044715F * 1.59576912F;
+
+  static HWY_INLINE VF gate(VF x, VF x2) {
+    return simd::sigmoid_f32(DF(), hn::Mul(x, hn::MulAdd(x2, simd::splat(kCubic), simd::splat(kSlope))));
+  }
+  static HWY_INLINE VF value(VF x) { return hn::Mul(x, gate(x, hn::Mul(x, x))); }
+  static HWY_INLINE ValueAndSlope with_slope(VF x) {
+    const VF x2 = hn::Mul(x, x);
+    const VF s = gate(x, x2);
+    const VF value = hn::Mul(x, s);
+    const VF du = hn::MulAdd(x2, simd::splat(3.0F * kCubic), simd::splat(kSlope));
+    return {value, hn::MulAdd(hn::NegMulAdd(value, s, value), du, s)};
+  }
+};
+
+/// x Phi(x); the derivative is Phi(x) + x phi(x), phi the normal density.
+struct GeluErf {
+  static HWY_INLINE VF cdf(VF x) {
+    const VF half = simd::splat(0.5F);
+    return hn::MulAdd(half, simd::erf_f32(DF(), hn::Mul(x, simd::splat(0.707106781F))), half);
+  }
+  static HWY_INLINE VF value(VF x) { return hn::Mul(x, cdf(x)); }
+  static HWY_INLINE ValueAndSlope with_slope(VF x) {
+    const VF phi = hn::Mul(simd::splat(0.398942280F), simd::exp_f32(DF(), hn::Mul(hn::Mul(x, x), simd::splat(-0.5F))));
+    const VF c = cdf(x);
+    return {hn::Mul(x, c), hn::MulAdd(x, phi, c)};
+  }
+};
+
+/// x s with s = sigmoid(x); the derivative is s + x s (1 - s).
+struct Silu {
+  static HWY_INLINE VF value(VF x) { return hn::Mul(x, simd::sigmoid_f32(DF(), x)); }
+  static HWY_INLINE ValueAndSlope with_slope(VF x) {
+    const VF s = simd::sigmoid_f32(DF(), x);
+    const VF value = hn::Mul(x, s);
+    return {value, hn::Add(hn::NegMulAdd(value, s, value), s)};
+  }
+};
+
+struct Relu2 {
+  static HWY_INLINE VF positive(VF x) { return hn::IfThenZeroElse(hn::Lt(x, hn::Zero(DF())), x); }
+  static HWY_INLINE VF value(VF x) { return hn::Mul(positive(x), positive(x)); }
+  static HWY_INLINE ValueAndSlope with_slope(VF x) {
+    const VF p = positive(x);
+    return {hn::Mul(p, p), hn::Add(p, p)};
+  }
+};
+
+/// Calls work(function) with the struct of `activation`.
+template <class Work>
+HWY_INLINE void with_activation(Activation activation, const Work& work) {
+  switch (activation) {
+    case Activation::none:
+      return work(Identity{});
+    case Activation::gelu_tanh:
+      return work(GeluTanh{});
+    case Activation::gelu_erf:
+      return work(GeluErf{});
+    case Activation::silu:
+      return work(Silu{});
+    case Activation::relu2:
+      return work(Relu2{});
+  }
+}
+
+template <class T>
+void activation_rows(Activation activation, const T* pre, std::int64_t pre_stride, T* out, std::int64_t out_stride,
+                     std::int64_t rows, std::int64_t cols) {
+  with_activation(activation, [=](auto function) {
+    for (std::int64_t r = 0; r < rows; ++r) {
+      const T* x = pre + r * pre_stride;
+      T* y = out + r * out_stride;
+      simd::for_each_vector(0, cols, [&](auto vector, std::int64_t i) QUERN_INLINE_LAMBDA {
+        vector.store(function.value(vector.load(x + i)), y + i);
+      });
+    }
+  });
+}
+
+template <class T>
+void activation_backward_rows(Activation activation, const float* dout, std::int64_t dout_stride, const T* pre,
+                              std::int64_t pre_stride, T* dpre, std::int64_t dpre_stride, std::int64_t rows,
+                              std::int64_t cols) {
+  with_activation(activation, [=](auto function) {
+    for (std::int64_t r = 0; r < rows; ++r) {
+      const float* dy = dout + r * dout_stride;
+      const T* x = pre + r * pre_stride;
+      T* dx = dpre + r * dpre_stride;
+      simd::for_each_vector(0, cols, [&](auto vector, std::int64_t i) QUERN_INLINE_LAMBDA {
+        vector.store(hn::Mul(vector.load(dy + i), function.with_slope(vector.load(x + i)).slope), dx + i);
+      });
+    }
+  });
+}
+
+template <class T>
+void gated_rows(Activation activation, const T* gate_up, std::int64_t gate_up_stride, T* out, std::int64_t out_stride,
+                std::int64_t rows, std::int64_t width) {
+  with_activation(activation, [=](auto function) {
+    for (std::int64_t r = 0; r < rows; ++r) {
+      const T* gate = gate_up + r * gate_up_stride;
+      const T* up = gate + width;
+      T* y = out + r * out_stride;
+      simd::for_each_vector(0, width, [&](auto vector, std::int64_t i) QUERN_INLINE_LAMBDA {
+        vector.store(hn::Mul(function.value(vector.load(gate + i)), vector.load(up + i)), y + i);
+      });
+    }
+  });
+}
+
+template <class T>
+void gated_backward_rows(Activation activation, const float* dout, std::int64_t dout_stride, const T* gate_up,
+                         std::int64_t gate_up_stride, T* dgate_up, std::int64_t dgate_up_stride, std::int64_t rows,
+                         std::int64_t width) {
+  with_activation(activation, [=](auto function) {
+    for (std::int64_t r = 0; r < rows; ++r) {
+      const float* dy = dout + r * dout_stride;
+      const T* gate = gate_up + r * gate_up_stride;
+      const T* up = gate + width;
+      T* dgate = dgate_up + r * dgate_up_stride;
+      T* dup = dgate + width;
+      simd::for_each_vector(0, width, [&](auto vector, std::int64_t i) QUERN_INLINE_LAMBDA {
+        const VF d = vector.load(dy + i);
+        const VF u = vector.load(up + i);
+        const ValueAndSlope f = function.with_slope(vector.load(gate + i));
+        vector.store(hn::Mul(hn::Mul(d, u), f.slope), dgate + i);
+        vector.store(hn::Mul(d, f.value), dup + i);
+      });
+    }
+  });
+}
+
+}  // namespace
+}  // namespace quern

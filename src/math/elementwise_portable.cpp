@@ -1,0 +1,20 @@
+// Element-wise kernels for every machine: one lane at a time on x86-64 (Highway's own vectors start at SSSE3), NEON on ARM.
+#if defined(__x86_64__) && !defined(HWY_COMPILE_ONLY_SCALAR)
+#define HWY_COMPILE_ONLY_SCALAR
+#endif
+
+#include "math/elementwise_table-inl.hpp"
+
+namespace quern {
+
+const ElementwiseKernels* elementwise_kernels_portable() {
+  static constexpr ElementwiseKernels kKernels = elementwise_kernels("portable");
+  return &kKernels;
+}
+
+#if !defined(__x86_64__)
+const ElementwiseKernels* elementwise_kernels_avx2() { return nullptr; }
+const ElementwiseKernels* elementwise_kernels_avx512() { return nullptr; }
+#endif
+
+}  // namespace quern
