@@ -1,10 +1,10 @@
 // Which tensors a model has, where they stand in the f32 block, and what they hold before training.
 #include <algorithm>
-#include <array>
 #include <cmath>
-#include <numbers>
+#include <span>
 #include <string>
 
+#include "math/philox.hpp"
 #include "model/model_config.hpp"
 
 namespace quern {
@@ -59,42 +59,8 @@ LayerParameters add_layer(LayoutBuilder& builder, const ModelConfig& c, std::int
   return p;
 }
 
-/// Philox4x32-10 (Salmon et al., SC 2011, "Parallel random numbers: as easy as 1, 2, 3").
-std::array<std::uint32_t, 4> philox4x32(std::array<std::uint32_t, 4> counter, std::uint64_t seed) {
-  auto key0 = static_cast<std::uint32_t>(seed);
-  auto key1 = static_cast<std::uint32_t>(seed >> 32);
-  for (int round = 0; round < 10; ++round) {
-    const std::uint64_t product0 = std::uint64_t{0xD2511F53} * counter[0];
-    const std::uint64_t product1 = std::uint64_t{0xCD9E8D57} * counter[2];
-    counter = {static_cast<std::uint32_t>(product1 >> 32) ^ counter[1] ^ key0, static_cast<std::uint32_t>(product1),
-               static_cast<std::uint32_t>(product0 >> 32) ^ counter[3] ^ key1, static_cast<std::uint32_t>(product0)};
-    key0 += 0x9E3779B9;
-    key1 += 0xBB67AE85;
-  }
-  return counter;
-}
-
-/// Philox counter word that sets initialization apart from every other use of a run's seed (dropout sites are small).
-constexpr std::uint32_t kInitializationStream = 0x494E4954;  // "INIT"
-
-/// Fills `count` values of normal(0, std): Box & Muller 1958 on pairs of Philox words, four values from each block.
-void fill_normal(float* out, std::int64_t count, double std, std::uint64_t seed, std::uint32_t stream) {
-  constexpr double kScale = 1.0 / 4294967296.0;
-  for (std::int64_t i = 0; i < count; i += 4) {
-    const auto block = static_cast<std::uint64_t>(i / 4);
-    const std::array<std::uint32_t, 4> words = philox4x32(
-        {static_cast<std::uint32_t>(block), static_cast<std::uint32_t>(block >> 32), stream, kInitializationStream}, seed);
-    std::array<double, 4> normal{};
-    for (std::size_t pair = 0; pair < 4; pair += 2) {
-      const double radius = std * std::sqrt(-2.0 * std::log((words[pair] + 0.5) * kScale));
-      const double angle = 2.0 * std::numbers::pi * (words[pair + 1] * kScale);
-      normal[pair] = radius * std::cos(angle);
-      normal[pair + 1] = radius * std::sin(angle);
-    }
-    const std::int64_t here = std::min<std::int64_t>(4, count - i);
-    for (std::int64_t j = 0; j < here; ++j) out[i + j] = static_cast<float>(normal[static_cast<std::size_t>(j)]);
-  }
-}
+/// Random-stream purpose that sets initialization apart from every other use of a run's seed (dropout sites are small).
+constexpr std::uint32_t kInitializationPurpose = 0x494E4954;  // "INIT"
 
 /// Keys that a query sees on average over a context of T tokens, in the continuous limit.
 double mean_visible_keys(std::int64_t context, std::int64_t window) {
@@ -151,22 +117,24 @@ double train_flops_per_token(const ModelConfig& config, std::int64_t context) {
 void initialize_parameters(const ModelConfig& config, const ParameterLayout& layout, const Initialization& init,
                            std::uint64_t seed, float* parameters) {
   std::fill_n(parameters, layout.elements, 0.0F);
-  const double residual_scale = init.scale_residual ? 1.0 / std::sqrt(2.0 * static_cast<double>(config.layers)) : 1.0;
+  const float residual_scale =
+      init.scale_residual ? static_cast<float>(1.0 / std::sqrt(2.0 * static_cast<double>(config.layers))) : 1.0F;
   for (std::size_t i = 0; i < layout.parameters.size(); ++i) {
     const Parameter& parameter = layout.parameters[i];
-    float* out = parameters + parameter.offset;
+    const std::span<float> values(parameters + parameter.offset, static_cast<std::size_t>(parameter.count()));
+    const RandomStream stream{.seed = seed, .purpose = kInitializationPurpose, .stream = static_cast<std::uint32_t>(i)};
     switch (parameter.kind) {
       case ParameterKind::bias:
         break;
       case ParameterKind::norm:
-        std::fill_n(out, parameter.count(), 1.0F);
+        std::fill(values.begin(), values.end(), 1.0F);
         break;
       case ParameterKind::embedding:
       case ParameterKind::matrix:
-        fill_normal(out, parameter.count(), init.standard_deviation, seed, static_cast<std::uint32_t>(i));
+        fill_normal(values, 0.0F, init.standard_deviation, stream);
         break;
       case ParameterKind::residual_matrix:
-        fill_normal(out, parameter.count(), init.standard_deviation * residual_scale, seed, static_cast<std::uint32_t>(i));
+        fill_normal(values, 0.0F, init.standard_deviation * residual_scale, stream);
         break;
     }
   }
