@@ -5,7 +5,7 @@
 
 #include <algorithm>
 
-#include "model/tokenizer_data.hpp"
+#include "model/tokenizer_internal.hpp"
 #include "model/utf8.hpp"
 
 namespace quern {

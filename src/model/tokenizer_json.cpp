@@ -4,7 +4,7 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
-#include "model/tokenizer_data.hpp"
+#include "model/tokenizer_internal.hpp"
 #include "model/utf8.hpp"
 
 namespace quern {

@@ -49,8 +49,10 @@ struct BatchOptions {
 ///
 /// shuffled: an epoch is all windows of a grid whose origin (0 .. context-1) is drawn for each epoch, so that windows differ
 /// between epochs; the order within the epoch is a keyed bijection (a Feistel network over the next power of four, walked
-/// until the result lies in range). Each epoch has windows_per_epoch() windows; up to context-1 tokens at each end are left
-/// out. random: independent uniform starts, as nanoGPT draws them.
+/// until the result lies in range). Each epoch has windows_per_epoch() windows; fewer than 2 * context tokens, at the two
+/// ends together, are left out.
+///
+/// random: independent uniform starts, as nanoGPT draws them.
 class WindowSchedule {
  public:
   /// `tokens` > `context` >= 1.

@@ -5,6 +5,9 @@
 #include <algorithm>
 #include <mutex>
 
+#include "model/atomic_file.hpp"
+#include "model/hdf5_file.hpp"
+
 namespace quern {
 namespace {
 
@@ -263,44 +266,68 @@ Result<void> Corpus::read(Split which, std::int64_t offset, std::span<std::int32
 
 // ---- writing
 
+struct CorpusWriter::State {
+  struct SplitState {
+    Hdf5Dataset dataset;
+    std::vector<std::int32_t> pending;  // tokens not written yet: less than a chunk
+    std::vector<std::int64_t> documents;
+    std::int64_t tokens = 0;
+    std::int64_t text_bytes = 0;
+  };
+  AtomicFile file;
+  Hdf5File hdf5;  // open on the file's temporary name
+  std::int64_t vocab_size = 0;
+  std::array<SplitState, 2> splits;
+
+  SplitState& split(Split which) { return splits[static_cast<std::size_t>(which)]; }
+  Result<void> write_pending(SplitState& target, std::int64_t count);
+};
+
+CorpusWriter::CorpusWriter(std::unique_ptr<State> state) : state_(std::move(state)) {}
+CorpusWriter::CorpusWriter(CorpusWriter&&) noexcept = default;
+CorpusWriter& CorpusWriter::operator=(CorpusWriter&&) noexcept = default;
+CorpusWriter::~CorpusWriter() = default;
+
+std::int64_t CorpusWriter::tokens(Split split) const { return state_->split(split).tokens; }
+std::int64_t CorpusWriter::text_bytes(Split split) const { return state_->split(split).text_bytes; }
+
 Result<CorpusWriter> CorpusWriter::create(const std::string& path, const Tokenizer& tokenizer) {
   auto file = AtomicFile::create(path);
   if (!file) return tl::make_unexpected(file.error());
   auto hdf5 = Hdf5File::create(file->temporary_path());
   if (!hdf5) return tl::make_unexpected(hdf5.error());
-  CorpusWriter writer(std::move(*file), std::move(*hdf5));
-  writer.vocab_size_ = tokenizer.vocab_size();
-  Hdf5Group& root = writer.hdf5_.root();
+  auto state = std::make_unique<State>(State{std::move(*file), std::move(*hdf5), tokenizer.vocab_size(), {}});
+  Hdf5Group& root = state->hdf5.root();
   if (auto written = root.write_text("tokenizer", tokenizer.to_json()); !written)
     return tl::make_unexpected(written.error());
   for (const Split split : kSplits) {
-    auto dataset = root.create_dataset(fmt::format("{}/tokens", split_name(split)), {.type = token_type(writer.vocab_size_),
+    auto dataset = root.create_dataset(fmt::format("{}/tokens", split_name(split)), {.type = token_type(state->vocab_size),
                                                                                      .shape = {0},
                                                                                      .chunk_rows = kChunkTokens,
                                                                                      .growable = true,
                                                                                      .checksum = true});
     if (!dataset) return tl::make_unexpected(dataset.error());
-    writer.state(split).dataset = std::move(*dataset);
+    state->split(split).dataset = std::move(*dataset);
   }
-  return writer;
+  return CorpusWriter(std::move(state));
 }
 
 void CorpusWriter::begin_document(Split split) {
-  SplitState& target = state(split);
+  State::SplitState& target = state_->split(split);
   // A document that got no tokens leaves no trace.
   if (target.documents.empty() || target.documents.back() != target.tokens) target.documents.push_back(target.tokens);
 }
 
 Result<void> CorpusWriter::append(Split split, std::span<const std::int32_t> tokens, std::int64_t text_bytes) {
-  SplitState& target = state(split);
+  State::SplitState& target = state_->split(split);
   target.pending.insert(target.pending.end(), tokens.begin(), tokens.end());
   target.tokens += std::ssize(tokens);
   target.text_bytes += text_bytes;
   const std::int64_t whole = std::ssize(target.pending) / kChunkTokens * kChunkTokens;
-  return whole > 0 ? write_pending(target, whole) : Result<void>();
+  return whole > 0 ? state_->write_pending(target, whole) : Result<void>();
 }
 
-Result<void> CorpusWriter::write_pending(SplitState& target, std::int64_t count) {
+Result<void> CorpusWriter::State::write_pending(SplitState& target, std::int64_t count) {
   const std::int64_t first = target.dataset.rows();
   if (auto resized = target.dataset.resize_rows(first + count); !resized) return resized;
   const auto write = [&](auto zero) -> Result<void> {
@@ -308,9 +335,9 @@ Result<void> CorpusWriter::write_pending(SplitState& target, std::int64_t count)
     std::vector<Stored> values(static_cast<std::size_t>(count));
     for (std::int64_t i = 0; i < count; ++i) {
       const std::int32_t token = target.pending[i];
-      if (token < 0 || token >= vocab_size_) {
+      if (token < 0 || token >= vocab_size) {
         return bad_input(
-            fmt::format("{}: token {}: expected 0 to {}, found {}", file_.path(), first + i, vocab_size_ - 1, token));
+            fmt::format("{}: token {}: expected 0 to {}, found {}", file.path(), first + i, vocab_size - 1, token));
       }
       values[i] = static_cast<Stored>(token);
     }
@@ -323,14 +350,14 @@ Result<void> CorpusWriter::write_pending(SplitState& target, std::int64_t count)
 }
 
 Result<void> CorpusWriter::finish(const CorpusInfo& info) {
-  Hdf5Group& root = hdf5_.root();
+  Hdf5Group& root = state_->hdf5.root();
   for (const Split split : kSplits) {
-    SplitState& target = state(split);
+    State::SplitState& target = state_->split(split);
     if (target.tokens == 0 || target.documents.empty() || target.documents.front() != 0) {
       return bad_input(fmt::format("{}: the {} split has no tokens", info.source, split_name(split)));
     }
     if (!target.pending.empty()) {
-      if (auto written = write_pending(target, std::ssize(target.pending)); !written) return written;
+      if (auto written = state_->write_pending(target, std::ssize(target.pending)); !written) return written;
     }
     if (target.documents.back() == target.tokens) target.documents.pop_back();
     auto group = root.open_group(std::string(split_name(split)));
@@ -348,9 +375,9 @@ Result<void> CorpusWriter::finish(const CorpusInfo& info) {
   if (done) done = root.set_attribute("source", std::string_view(info.source));
   if (done) done = root.set_attribute("source_bytes", info.source_bytes);
   if (done) done = root.set_attribute("source_xxh3", std::string_view(info.source_xxh3));
-  if (done) done = root.set_attribute("vocab_size", vocab_size_);
-  if (done) done = hdf5_.close();
-  if (done) done = file_.commit();
+  if (done) done = root.set_attribute("vocab_size", state_->vocab_size);
+  if (done) done = state_->hdf5.close();
+  if (done) done = state_->file.commit();
   return done;
 }
 

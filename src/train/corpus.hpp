@@ -16,8 +16,6 @@
 #include <vector>
 
 #include "math/result.hpp"
-#include "model/atomic_file.hpp"
-#include "model/hdf5_file.hpp"
 #include "model/tokenizer.hpp"
 
 namespace quern {
@@ -71,35 +69,24 @@ class Corpus {
 class CorpusWriter {
  public:
   [[nodiscard]] static Result<CorpusWriter> create(const std::string& path, const Tokenizer& tokenizer);
+  CorpusWriter(CorpusWriter&&) noexcept;
+  CorpusWriter& operator=(CorpusWriter&&) noexcept;
+  ~CorpusWriter();
 
   /// The next tokens of `split` begin a document. Each split's first tokens must.
   void begin_document(Split split);
   /// Appends tokens (0 .. vocab_size-1) that stand for `text_bytes` bytes of text.
   [[nodiscard]] Result<void> append(Split split, std::span<const std::int32_t> tokens, std::int64_t text_bytes);
-  [[nodiscard]] std::int64_t tokens(Split split) const { return state(split).tokens; }
-  [[nodiscard]] std::int64_t documents(Split split) const { return std::ssize(state(split).documents); }
-  [[nodiscard]] std::int64_t text_bytes(Split split) const { return state(split).text_bytes; }
+  [[nodiscard]] std::int64_t tokens(Split split) const;
+  [[nodiscard]] std::int64_t text_bytes(Split split) const;
 
   /// Writes what is left and the description, and renames the file into place. Error bad_input where a split has no tokens.
   [[nodiscard]] Result<void> finish(const CorpusInfo& info);
 
  private:
-  struct SplitState {
-    Hdf5Dataset dataset;
-    std::vector<std::int32_t> pending;  // tokens not written yet: less than a chunk
-    std::vector<std::int64_t> documents;
-    std::int64_t tokens = 0;
-    std::int64_t text_bytes = 0;
-  };
-  CorpusWriter(AtomicFile file, Hdf5File hdf5) : file_(std::move(file)), hdf5_(std::move(hdf5)) {}
-  [[nodiscard]] SplitState& state(Split split) { return splits_[static_cast<std::size_t>(split)]; }
-  [[nodiscard]] const SplitState& state(Split split) const { return splits_[static_cast<std::size_t>(split)]; }
-  [[nodiscard]] Result<void> write_pending(SplitState& split, std::int64_t count);
-
-  AtomicFile file_;
-  Hdf5File hdf5_;
-  std::int64_t vocab_size_ = 0;
-  std::array<SplitState, 2> splits_;
+  struct State;
+  explicit CorpusWriter(std::unique_ptr<State> state);
+  std::unique_ptr<State> state_;
 };
 
 }  // namespace quern

@@ -9,6 +9,8 @@
 #include <map>
 #include <set>
 
+#include "model/hdf5_file.hpp"
+
 namespace quern {
 namespace {
 

@@ -9,6 +9,8 @@
 #include <random>
 #include <thread>
 
+#include "model/hdf5_file.hpp"
+
 // The HDF5 library leaks a little when it meets damaged metadata, which these tests make it do.
 extern "C" const char* __lsan_default_suppressions();
 extern "C" const char* __lsan_default_suppressions() { return "leak:libhdf5"; }
