@@ -1,0 +1,187 @@
+// Activations and gated units against double-precision formulas; their derivatives against central differences.
+#include <algorithm>
+#include <numbers>
+
+#include "elementwise_support.hpp"
+
+namespace quern::test {
+namespace {
+
+constexpr Activation kActivations[] = {Activation::none, Activation::gelu_tanh, Activation::gelu_erf, Activation::silu,
+                                       Activation::relu2};
+
+double gelu_u(double x) { return std::sqrt(2.0 / std::numbers::pi) * (x + 0.044715 * x * x * x); }
+
+double value(Activation activation, double x) {
+  switch (activation) {
+    case Activation::none:
+      return x;
+    case Activation::gelu_tanh:
+      return 0.5 * x * (1.0 + std::tanh(gelu_u(x)));
+    case Activation::gelu_erf:
+      return 0.5 * x * (1.0 + std::erf(x / std::numbers::sqrt2));
+    case Activation::silu:
+      return x / (1.0 + std::exp(-x));
+    case Activation::relu2:
+      return x > 0.0 ? x * x : 0.0;
+  }
+  return 0.0;
+}
+
+double slope(Activation activation, double x) {
+  switch (activation) {
+    case Activation::none:
+      return 1.0;
+    case Activation::gelu_tanh: {
+      const double t = std::tanh(gelu_u(x));
+      return 0.5 * (1.0 + t) + 0.5 * x * (1.0 - t * t) * std::sqrt(2.0 / std::numbers::pi) * (1.0 + 3.0 * 0.044715 * x * x);
+    }
+    case Activation::gelu_erf:
+      return 0.5 * (1.0 + std::erf(x / std::numbers::sqrt2)) +
+             x * std::exp(-0.5 * x * x) / std::sqrt(2.0 * std::numbers::pi);
+    case Activation::silu: {
+      const double s = 1.0 / (1.0 + std::exp(-x));
+      return s * (1.0 + x * (1.0 - s));
+    }
+    case Activation::relu2:
+      return x > 0.0 ? 2.0 * x : 0.0;
+  }
+  return 0.0;
+}
+
+/// Error of f32 arithmetic in value and slope: erf's 2e-7, or a few roundings of terms no larger than 1 + |x| + x^2 (relu2).
+double arithmetic(Activation activation, double x) {
+  const double size = activation == Activation::relu2 ? x * x + std::abs(x) : 1.0 + std::abs(x);
+  return 0x1p-21 * size;
+}
+
+TEST(ActivationReference, SlopeAgreesWithCentralDifferences) {
+  for (const Activation activation : kActivations) {
+    for (double x = -6.0; x < 6.0; x += 0.173) {
+      std::vector<double> point = {x};
+      const double difference = central_difference(point, 0, [&] { return value(activation, point[0]); });
+      EXPECT_NEAR(slope(activation, x), difference, 1e-8) << "activation " << static_cast<int>(activation) << " x " << x;
+    }
+  }
+}
+
+/// Numbers around 0, with some far out on both sides.
+class Inputs {
+ public:
+  double operator()() { return ++count_ % 13 == 0 ? 9.0 * normal_() : 1.7 * normal_(); }
+
+ private:
+  Normal normal_{21};
+  int count_ = 0;
+};
+
+template <class T>
+void check_activation(const ElementwiseKernels& table, Activation activation, std::int64_t cols) {
+  Inputs next;
+  const Rows<T> x = Rows<T>(2, cols).fill(next);
+  const Rows<float> dy = Rows<float>(2, cols, 2, 3).fill(Normal(22));
+  Rows<T> y(2, cols, 5, 0), dx(2, cols, 1, 2);
+  const auto& kernels = kernels_for<T>(table);
+  kernels.activation_forward(activation, x.data(), x.stride(), y.data(), y.stride(), 2, cols);
+  kernels.activation_backward(activation, dy.data(), dy.stride(), x.data(), x.stride(), dx.data(), dx.stride(), 2, cols);
+  for (std::int64_t r = 0; r < 2; ++r) {
+    for (std::int64_t c = 0; c < cols; ++c) {
+      const double at = x.value(r, c), d = dy.value(r, c);
+      const double f = value(activation, at), df = d * slope(activation, at);
+      ASSERT_NEAR(y.value(r, c), f, arithmetic(activation, at) + kStorageError<T> * std::abs(f)) << "x " << at;
+      ASSERT_NEAR(dx.value(r, c), df, std::abs(d) * arithmetic(activation, at) + kStorageError<T> * std::abs(df))
+          << "x " << at;
+    }
+    // The same element at another place in the vector: the same bits.
+    Rows<T> shifted(1, cols + 1, 0, 0), shifted_y(1, cols + 1, 0, 1);
+    for (std::int64_t c = 0; c < cols; ++c) shifted.at(0, c + 1) = x.at(r, c);
+    kernels.activation_forward(activation, shifted.data(), shifted.stride(), shifted_y.data(), shifted_y.stride(), 1,
+                               cols + 1);
+    EXPECT_EQ(0, std::memcmp(&shifted_y.at(0, 1), &y.at(r, 0), static_cast<std::size_t>(cols) * sizeof(T)));
+  }
+  EXPECT_TRUE(y.gaps_untouched());
+  EXPECT_TRUE(dx.gaps_untouched());
+}
+
+template <class T>
+void check_gated(const ElementwiseKernels& table, Activation activation, std::int64_t width) {
+  Inputs next;
+  const Rows<T> gate_up = Rows<T>(2, 2 * width).fill(next);
+  const Rows<float> dy = Rows<float>(2, width, 2, 3).fill(Normal(23));
+  Rows<T> y(2, width, 5, 0), d_gate_up(2, 2 * width, 1, 2);
+  const auto& kernels = kernels_for<T>(table);
+  kernels.gated_forward(activation, gate_up.data(), gate_up.stride(), y.data(), y.stride(), 2, width);
+  kernels.gated_backward(activation, dy.data(), dy.stride(), gate_up.data(), gate_up.stride(), d_gate_up.data(),
+                         d_gate_up.stride(), 2, width);
+  for (std::int64_t r = 0; r < 2; ++r) {
+    for (std::int64_t c = 0; c < width; ++c) {
+      const double gate = gate_up.value(r, c), up = gate_up.value(r, width + c), d = dy.value(r, c);
+      const double f = value(activation, gate), error = arithmetic(activation, gate);
+      const double out = f * up, d_gate = d * up * slope(activation, gate), d_up = d * f;
+      ASSERT_NEAR(y.value(r, c), out, std::abs(up) * error + kStorageError<T> * std::abs(out));
+      ASSERT_NEAR(d_gate_up.value(r, c), d_gate, std::abs(d * up) * error + kStorageError<T> * std::abs(d_gate));
+      ASSERT_NEAR(d_gate_up.value(r, width + c), d_up, std::abs(d) * error + kStorageError<T> * std::abs(d_up));
+    }
+  }
+  EXPECT_TRUE(y.gaps_untouched());
+  EXPECT_TRUE(d_gate_up.gaps_untouched());
+}
+
+TEST(Activations, ForwardAndBackward) {
+  for (const ElementwiseKernels* table : elementwise_tables()) {
+    for (const Activation activation : kActivations) {
+      SCOPED_TRACE(std::string(table->name) + " activation " + std::to_string(static_cast<int>(activation)));
+      for (const std::int64_t cols : kSizes) {
+        check_activation<float>(*table, activation, cols);
+        check_activation<bf16>(*table, activation, cols);
+      }
+    }
+  }
+}
+
+TEST(Activations, Gated) {
+  for (const ElementwiseKernels* table : elementwise_tables()) {
+    for (const Activation activation : kActivations) {
+      SCOPED_TRACE(std::string(table->name) + " activation " + std::to_string(static_cast<int>(activation)));
+      for (const std::int64_t width : kSizes) {
+        check_gated<float>(*table, activation, width);
+        check_gated<bf16>(*table, activation, width);
+      }
+    }
+  }
+}
+
+// Far out, where exp overflows or vanishes: the limits, never NaN.
+TEST(Activations, FarFromZero) {
+  const std::vector<float> x = {-1e4F, -300.0F, -89.0F, -88.5F, 88.5F, 89.0F, 300.0F, 1e4F};
+  const std::vector<float> ones(x.size(), 1.0F);
+  const auto n = static_cast<std::int64_t>(x.size());
+  for (const ElementwiseKernels* table : elementwise_tables()) {
+    for (const Activation activation : {Activation::gelu_tanh, Activation::gelu_erf, Activation::silu}) {
+      SCOPED_TRACE(std::string(table->name) + " activation " + std::to_string(static_cast<int>(activation)));
+      std::vector<float> y(x.size()), dx(x.size());
+      table->f32.activation_forward(activation, x.data(), n, y.data(), n, 1, n);
+      table->f32.activation_backward(activation, ones.data(), n, x.data(), n, dx.data(), n, 1, n);
+      for (std::size_t i = 0; i < x.size(); ++i) {
+        EXPECT_NEAR(y[i], std::max(x[i], 0.0F), 1e-30F) << x[i];
+        EXPECT_NEAR(dx[i], x[i] > 0.0F ? 1.0F : 0.0F, 1e-30F) << x[i];
+      }
+    }
+  }
+}
+
+// A NaN is a fault upstream and must stay visible in both storage types.
+TEST(Activations, KeepNan) {
+  for (const ElementwiseKernels* table : elementwise_tables()) {
+    for (const Activation activation : kActivations) {
+      SCOPED_TRACE(std::string(table->name) + " activation " + std::to_string(static_cast<int>(activation)));
+      const std::vector<bf16> x(5, bf16{0x7F81});
+      std::vector<bf16> y(5, bf16{0});
+      table->b16.activation_forward(activation, x.data(), 5, y.data(), 5, 1, 5);
+      for (const bf16 v : y) EXPECT_TRUE(std::isnan(float_from_bf16(v)));
+    }
+  }
+}
+
+}  // namespace
+}  // namespace quern::test
