@@ -35,17 +35,18 @@ void attention(benchmark::State& state, const KernelTable& table, const Setup& s
   std::mt19937 random(1);
   std::normal_distribution<float> normal;
   const auto make = [&](std::int64_t width) {
-    std::vector<T> x(static_cast<std::size_t>(rows * width));
-    for (T& value : x) store(normal(random), value);
-    return x;
+    // A buffer like a training step's: large enough for huge pages.
+    AlignedBuffer buffer = std::move(*AlignedBuffer::allocate(static_cast<std::size_t>(rows * width) * sizeof(T)));
+    for (std::int64_t i = 0; i < rows * width; ++i) store(normal(random), buffer.as<T>()[i]);
+    return buffer;
   };
-  std::vector<T> q = make(q_width), k = make(kv_width), v = make(kv_width), dout = make(q_width);
-  std::vector<T> out(q.size()), dq(q.size()), dk(k.size()), dv(v.size());
+  AlignedBuffer q = make(q_width), k = make(kv_width), v = make(kv_width), dout = make(q_width);
+  AlignedBuffer out = make(q_width), dq = make(q_width), dk = make(kv_width), dv = make(kv_width);
   std::vector<float> lse(static_cast<std::size_t>(rows * setup.heads));
   std::vector<const void*> keys, values;
   for (std::int64_t b = 0; b < setup.batch; ++b) {
-    keys.push_back(k.data() + b * setup.length * kv_width);
-    values.push_back(v.data() + b * setup.length * kv_width);
+    keys.push_back(k.as<T>() + b * setup.length * kv_width);
+    values.push_back(v.as<T>() + b * setup.length * kv_width);
   }
   std::vector<AttentionSequence> sequences;
   constexpr ElementType kType = sizeof(T) == 4 ? ElementType::f32 : ElementType::bf16;
@@ -63,13 +64,13 @@ void attention(benchmark::State& state, const KernelTable& table, const Setup& s
   Exec exec{member, backend, {scratch->data(), bytes}};
   const DropoutMask dropout{setup.dropout, 1, 2, 3, 0};
   const auto forward = [&] {
-    attention_forward<T>(exec, shape, sequences, {q.data(), q_width}, {out.data(), q_width}, lse.data(), dropout);
+    attention_forward<T>(exec, shape, sequences, {q.as<T>(), q_width}, {out.as<T>(), q_width}, lse.data(), dropout);
   };
   forward();
   for (auto _ : state) {
     if (backward) {
-      attention_backward<T>(exec, shape, sequences, {q.data(), q_width}, {out.data(), q_width}, {dout.data(), q_width},
-                            lse.data(), {dq.data(), q_width}, {dk.data(), kv_width}, {dv.data(), kv_width}, dropout);
+      attention_backward<T>(exec, shape, sequences, {q.as<T>(), q_width}, {out.as<T>(), q_width}, {dout.as<T>(), q_width},
+                            lse.data(), {dq.as<T>(), q_width}, {dk.as<T>(), kv_width}, {dv.as<T>(), kv_width}, dropout);
     } else {
       forward();
     }
@@ -100,8 +101,8 @@ const bool kRegistered = [] {
     if (kernels == nullptr || !supports(cpu_features(), isa)) return;
     const KernelTable table{isa, nullptr, nullptr, kernels};
     for (const char* type : {"f32", "bf16"}) {
-      add(table, type, {256, 64, 6, 6, 8});
-      add(table, type, {256, 64, 6, 6, 8, 0.2F});
+      add(table, type, {256, 64, 6, 6, 64});
+      add(table, type, {256, 64, 6, 6, 64, 0.2F});
       add(table, type, {128, 32, 8, 8, 32});
     }
   };

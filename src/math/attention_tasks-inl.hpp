@@ -46,6 +46,14 @@ HWY_INLINE void fill_positions(const AttentionShape& shape, const AttentionSeque
   }
 }
 
+/// Asks for virtual rows first .. first+count-1: a group's heads lie together.
+template <class T>
+HWY_INLINE void prefetch_rows(const VirtualRows<T>& rows, std::int64_t first, std::int64_t count) {
+  if (count <= 0) return;
+  prefetch_rows(static_cast<const T*>(rows.at(first / rows.group * rows.group)), rows.stride,
+                round_up(count, rows.group) / rows.group, rows.group * rows.head_dim);
+}
+
 HWY_INLINE RowState rows_at(const RowState& rows, std::int64_t offset) {
   return {rows.m + offset, rows.l + offset, rows.low + offset, rows.high + offset, rows.mask_row + offset};
 }
@@ -84,6 +92,39 @@ inline void finish_rows(const RowState& rows, bool sinks, float* factor) {
   }
 }
 
+/// Writes out and lse of virtual rows first_row .. of a task, whose sums^T are complete.
+template <class Products>
+void write_block(const AttentionForwardTask& task, const RowState& rows, const ForwardScratch& scratch, const float* sums,
+                 std::int64_t first_row, std::int64_t count) {
+  using T = typename Products::Element;
+  const AttentionShape& shape = *task.shape;
+  const std::int64_t group = shape.heads / shape.kv_heads;
+  const std::int64_t head = padded_head(shape.head_dim);
+  const std::int64_t first_head = task.kv_head * group;
+  const std::int64_t batch_row = task.sequence->first_row + task.first_query;
+  std::int64_t query = first_row / group;
+  std::int64_t member = first_row % group;
+  const auto next_row = [&] {
+    if (++member == group) {
+      member = 0;
+      ++query;
+    }
+  };
+  if (shape.sinks != nullptr) {
+    for (std::int64_t r = 0; r < kRowBlock; ++r, next_row()) scratch.factor[r] = shape.sinks[first_head + member] * kLog2E;
+    query = first_row / group;
+    member = first_row % group;
+  }
+  finish_rows(rows, shape.sinks != nullptr, scratch.factor);
+  transpose32(sums, kRowBlock, head, round_up(count, 4), scratch.staging, head);
+  for (std::int64_t r = 0; r < count; ++r, next_row()) {
+    const std::int64_t h = first_head + member;
+    T* to = static_cast<T*>(task.out) + (batch_row + query) * task.out_stride + h * shape.head_dim;
+    write_row(scratch.staging + r * head, shape.head_dim, scratch.factor[r], to);
+    if (task.lse != nullptr) task.lse[(batch_row + query) * shape.heads + h] = rows.m[r];
+  }
+}
+
 template <class Products>
 void forward_task(const AttentionForwardTask& task) {
   using T = typename Products::Element;
@@ -104,12 +145,10 @@ void forward_task(const AttentionForwardTask& task) {
   const ScoreRule rule = score_rule(shape, *task.dropout);
   const VirtualRows<const T> q{static_cast<const T*>(task.q) + batch_row * task.q_stride + first_head * head_dim,
                                task.q_stride, group, head_dim};
+  const VirtualRows<T> out{static_cast<T*>(task.out) + batch_row * task.out_stride + first_head * head_dim, task.out_stride,
+                           group, head_dim};
 
   fill_positions(shape, sequence, *task.dropout, task.kv_head, task.first_query, 0, count, blocks * kRowBlock, scratch.rows);
-  for (std::int64_t b = 0; b < blocks; ++b) {
-    Products::pack_rows(q, b * kRowBlock, min_of(count - b * kRowBlock, kRowBlock), head, as<Operand>(scratch.staging),
-                        as<Operand>(scratch.queries + b * tile), as<Operand>(scratch.staging2));
-  }
   for (std::int64_t r = 0; r < blocks * kRowBlock; ++r) {
     scratch.rows.m[r] = kNoMaximum;
     scratch.rows.l[r] = 0.0F;
@@ -133,7 +172,15 @@ void forward_task(const AttentionForwardTask& task) {
       const RowState rows = rows_at(scratch.rows, b * kRowBlock);
       const BlockRanges ranges = block_ranges(rows, min_of(count - b * kRowBlock, kRowBlock), base);
       if (ranges.all.begin == ranges.all.end) continue;
+      const std::int64_t block_rows = min_of(count - b * kRowBlock, kRowBlock);
       Operand* queries = as<Operand>(scratch.queries + b * tile);
+      if (base == rows.low[0] / kKeyBlock * kKeyBlock) {
+        Products::pack_rows(q, b * kRowBlock, block_rows, head, as<Operand>(scratch.staging), queries,
+                            as<Operand>(scratch.staging2));
+        prefetch_rows(q, (b + 1) * kRowBlock, min_of(count - (b + 1) * kRowBlock, kRowBlock));
+      }
+      const bool last = base + kKeyBlock > rows.high[block_rows - 1];
+      if (last) prefetch_rows(out, b * kRowBlock, block_rows);
       float* sums = scratch.sums + b * tile;
       for (int s = 0; s < 2; ++s) {
         if (ranges.strip[s].begin == ranges.strip[s].end) continue;
@@ -149,35 +196,12 @@ void forward_task(const AttentionForwardTask& task) {
         Products::add_values(as<Operand>(scratch.values), as<Operand>(scratch.weights), sums, head, ranges.strip[s].begin,
                              ranges.strip[s].end, s * 32, ranges.columns[s], !first);
       }
+      if (last) {
+        write_block<Products>(task, rows, scratch, sums, b * kRowBlock, block_rows);
+      }
     }
   }
   Products::end();
-
-  for (std::int64_t b = 0; b < blocks; ++b) {
-    const RowState rows = rows_at(scratch.rows, b * kRowBlock);
-    const std::int64_t block_rows = min_of(count - b * kRowBlock, kRowBlock);
-    std::int64_t query = b * kRowBlock / group;
-    std::int64_t member = b * kRowBlock % group;
-    const auto next_row = [&] {
-      if (++member == group) {
-        member = 0;
-        ++query;
-      }
-    };
-    if (shape.sinks != nullptr) {
-      for (std::int64_t r = 0; r < kRowBlock; ++r, next_row()) scratch.factor[r] = shape.sinks[first_head + member] * kLog2E;
-      query = b * kRowBlock / group;
-      member = b * kRowBlock % group;
-    }
-    finish_rows(rows, shape.sinks != nullptr, scratch.factor);
-    transpose32(scratch.sums + b * tile, kRowBlock, head, round_up(block_rows, 4), scratch.staging, head);
-    for (std::int64_t r = 0; r < block_rows; ++r, next_row()) {
-      const std::int64_t h = first_head + member;
-      T* to = static_cast<T*>(task.out) + (batch_row + query) * task.out_stride + h * head_dim;
-      write_row(scratch.staging + r * head, head_dim, scratch.factor[r], to);
-      if (task.lse != nullptr) task.lse[(batch_row + query) * shape.heads + h] = rows.m[r];
-    }
-  }
 }
 
 template <class Products>
@@ -207,6 +231,14 @@ void backward_task(const AttentionBackwardTask& task) {
   const VirtualRows<const T> dout = rows_of(task.dout, task.dout_stride);
   const VirtualRows<T> dq{static_cast<T*>(task.dq) + sequence.first_row * task.dq_stride + first_head * head_dim,
                           task.dq_stride, group, head_dim};
+  // Rows of one head lie far apart, which hides them from hardware prefetchers; a block's arithmetic hides the next one's.
+  const auto prefetch_block = [&](std::int64_t first) {
+    const std::int64_t rows = min_of(count - first, kRowBlock);
+    prefetch_rows(q, first, rows);
+    prefetch_rows(dout, first, rows);
+    prefetch_rows(out, first, rows);
+    prefetch_rows(dq, first, rows);
+  };
   Operand* packed_keys = as<Operand>(scratch.keys);
   Operand* packed_keys_t = Products::kOneForm ? packed_keys : as<Operand>(scratch.keys_t);
   Operand* packed_values = as<Operand>(scratch.values);
@@ -241,6 +273,7 @@ void backward_task(const AttentionBackwardTask& task) {
       rows.m[r] = exists ? task.lse[(sequence.first_row + v / group) * shape.heads + first_head + v % group] * kLog2E : 0.0F;
       rows.l[r] = exists ? dot_row(dout.at(v), out.at(v), head_dim) : 0.0F;
     }
+    prefetch_block(first + kRowBlock);
     const std::int64_t first_base = rows.low[0] / kKeyBlock * kKeyBlock;
     for (std::int64_t base = first_base; base <= rows.high[block_rows - 1]; base += kKeyBlock) {
       const BlockRanges ranges = block_ranges(rows, block_rows, base);
