@@ -221,8 +221,8 @@ Result<std::unique_ptr<Decoder>> Decoder::create(const Backend& backend, const M
                      " tokens, but the model has learned positions for " + std::to_string(c.context));
   }
   if (c.position == PositionKind::rope && std::ssize(weights.rope_table) < limits.context_tokens * c.rotated()) {
-    return bad_input("decoder: a context of " + std::to_string(limits.context_tokens) + " tokens, but the RoPE table ends at " +
-                     std::to_string(std::ssize(weights.rope_table) / c.rotated()));
+    return bad_input("decoder: a context of " + std::to_string(limits.context_tokens) +
+                     " tokens, but the RoPE table ends at " + std::to_string(std::ssize(weights.rope_table) / c.rotated()));
   }
   if (weights.compute == ComputeType::bf16) return create_typed<bf16>(backend, weights, team, limits);
   return create_typed<float>(backend, weights, team, limits);

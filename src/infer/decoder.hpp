@@ -26,13 +26,14 @@ class Decoder {
   virtual ~Decoder() = default;
 
   struct Limits {
-    std::int64_t batch_tokens = 256;    ///< tokens of one forward() at most; longer prompts are cut into chunks by the caller
+    std::int64_t batch_tokens = 256;  ///< tokens of one forward() at most; longer prompts are cut into chunks by the caller
     std::int64_t context_tokens = 256;  ///< longest sequence; the cache has room for `sequences` of them
     std::int64_t sequences = 1;
     bool all_logits = false;  ///< logits of every token instead of each sequence's last
   };
 
-  /// `weights` and `team` must outlive the decoder. Errors: no_memory; bad_input where context_tokens exceeds the learned position table.
+  /// `weights` and `team` must outlive the decoder. Errors: no_memory; bad_input where context_tokens exceeds the learned
+  /// position table.
   [[nodiscard]] static Result<std::unique_ptr<Decoder>> create(const Backend& backend, const ModelWeights& weights,
                                                                ThreadTeam& team, const Limits& limits);
 

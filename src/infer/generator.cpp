@@ -33,7 +33,8 @@ Result<Generation> generate_on(Decoder& decoder, KvCache::SequenceId sequence, s
 
   const auto start = std::chrono::steady_clock::now();
   const auto first = static_cast<std::size_t>(std::max<std::int64_t>(0, std::ssize(text) - context));
-  if (auto done = prefill(decoder, sequence, std::span(text).subspan(first)); !done) return tl::make_unexpected(done.error());
+  if (auto done = prefill(decoder, sequence, std::span(text).subspan(first)); !done)
+    return tl::make_unexpected(done.error());
   result.prefill_seconds = seconds_since(start);
 
   const auto decode_start = std::chrono::steady_clock::now();
@@ -67,6 +68,12 @@ Result<Generation> generate_on(Decoder& decoder, KvCache::SequenceId sequence, s
 }
 
 }  // namespace
+
+Result<std::vector<std::int32_t>> encode_prompt(const Tokenizer& tokenizer, std::string_view prompt) {
+  if (!prompt.empty()) return tokenizer.encode(prompt);
+  if (tokenizer.end_of_text()) return std::vector<std::int32_t>{*tokenizer.end_of_text()};
+  return tokenizer.encode("\n");
+}
 
 Result<Generation> generate(Decoder& decoder, std::span<const std::int32_t> prompt, Sampler& sampler,
                             const GenerateOptions& options, const std::function<bool(std::int32_t token)>& on_token) {

@@ -42,9 +42,8 @@ void attention_input_forward(Exec& exec, const ModelWeights& weights, std::int64
         }
         float* rstd = offset_or_null(buffers.qk_rstd, row * rotated_heads);
         kernels.head_norm_forward(raw, head_dim, w.q_norm, config.norm_eps, qk, head_dim, rstd, config.heads, head_dim);
-        kernels.head_norm_forward(raw + config.query_width(), head_dim, w.k_norm, config.norm_eps,
-                                  qk + config.query_width(), head_dim, offset_or_null(rstd, config.heads), config.kv_heads,
-                                  head_dim);
+        kernels.head_norm_forward(raw + config.query_width(), head_dim, w.k_norm, config.norm_eps, qk + config.query_width(),
+                                  head_dim, offset_or_null(rstd, config.heads), config.kv_heads, head_dim);
       }
     }
     if (config.position == PositionKind::rope) {
@@ -127,18 +126,18 @@ void attention_input_backward(Exec& exec, const ModelWeights& weights, std::int6
   std::fill_n(sums + partials.norm1, config.width, 0.0F);
   if (config.norm_bias) std::fill_n(sums + partials.norm1_bias, config.width, 0.0F);
   internal::norm_backward(exec, config, w.norm1, d_norm, buffers.x_in, buffers.norm1_mean, buffers.norm1_rstd,
-                          gradients.residual, sums + partials.norm1,
-                          config.norm_bias ? sums + partials.norm1_bias : nullptr, range);
+                          gradients.residual, sums + partials.norm1, config.norm_bias ? sums + partials.norm1_bias : nullptr,
+                          range);
 }
 
-#define QUERN_INSTANTIATE(T)                                                                                             \
-  template void attention_input_forward<T>(Exec&, const ModelWeights&, std::int64_t, const BlockBuffers<T>&,            \
-                                           const std::int32_t*, RowRange);                                              \
-  template void attention_output_forward<T>(Exec&, const ModelWeights&, std::int64_t, const BlockBuffers<T>&,           \
-                                            const BlockDropout&, RowRange);                                             \
-  template void attention_output_backward<T>(Exec&, const ModelWeights&, std::int64_t, const BlockBuffers<T>&,          \
-                                             const BlockGradients<T>&, const BlockDropout&, RowRange);                  \
-  template void attention_input_backward<T>(Exec&, const ModelWeights&, std::int64_t, const BlockBuffers<T>&,           \
+#define QUERN_INSTANTIATE(T)                                                                                   \
+  template void attention_input_forward<T>(Exec&, const ModelWeights&, std::int64_t, const BlockBuffers<T>&,   \
+                                           const std::int32_t*, RowRange);                                     \
+  template void attention_output_forward<T>(Exec&, const ModelWeights&, std::int64_t, const BlockBuffers<T>&,  \
+                                            const BlockDropout&, RowRange);                                    \
+  template void attention_output_backward<T>(Exec&, const ModelWeights&, std::int64_t, const BlockBuffers<T>&, \
+                                             const BlockGradients<T>&, const BlockDropout&, RowRange);         \
+  template void attention_input_backward<T>(Exec&, const ModelWeights&, std::int64_t, const BlockBuffers<T>&,  \
                                             const BlockGradients<T>&, const std::int32_t*, RowRange, std::int64_t);
 QUERN_INSTANTIATE(float)
 QUERN_INSTANTIATE(bf16)

@@ -47,8 +47,9 @@ void block_weight_gradients(Exec& exec, const ModelConfig& config, const Paramet
     return index < 0 ? nullptr : block + layout.parameters[static_cast<std::size_t>(index)].offset;
   };
   const std::int64_t pre_width = config.gated() ? 2 * config.mlp_width : config.mlp_width;
-  matmul_backward_weight(exec, rows_of(gradients.mlp_out, all, config.width), rows_of(buffers.mlp_act, all, config.mlp_width),
-                         target(p.mlp_out), target(p.mlp_out_bias), accumulate);
+  matmul_backward_weight(exec, rows_of(gradients.mlp_out, all, config.width),
+                         rows_of(buffers.mlp_act, all, config.mlp_width), target(p.mlp_out), target(p.mlp_out_bias),
+                         accumulate);
   matmul_backward_weight(exec, rows_of(gradients.mlp_pre, all, pre_width), rows_of(buffers.norm2_out, all, config.width),
                          target(p.mlp_in), target(p.mlp_in_bias), accumulate);
   matmul_backward_weight(exec, rows_of(gradients.attention_out, all, config.width),
@@ -64,12 +65,10 @@ void block_weight_gradients(Exec& exec, const ModelConfig& config, const Paramet
     std::int64_t start;
     std::int64_t count;
   };
-  const Piece pieces[] = {{target(p.norm1), at.norm1, config.width},
-                          {target(p.norm1_bias), at.norm1_bias, config.width},
-                          {target(p.norm2), at.norm2, config.width},
-                          {target(p.norm2_bias), at.norm2_bias, config.width},
-                          {target(p.q_norm), at.q_norm, config.head_dim},
-                          {target(p.k_norm), at.k_norm, config.head_dim}};
+  const Piece pieces[] = {
+      {target(p.norm1), at.norm1, config.width},      {target(p.norm1_bias), at.norm1_bias, config.width},
+      {target(p.norm2), at.norm2, config.width},      {target(p.norm2_bias), at.norm2_bias, config.width},
+      {target(p.q_norm), at.q_norm, config.head_dim}, {target(p.k_norm), at.k_norm, config.head_dim}};
   exec.member.for_each(std::ssize(pieces), [&](std::int64_t index) {
     const Piece& piece = pieces[index];
     if (piece.target == nullptr) return;

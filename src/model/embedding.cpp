@@ -17,10 +17,9 @@ void embedding_forward(const Exec& exec, const ModelWeights& weights, const std:
   const std::int64_t width = weights.config.width;
   mask.site = embedding_dropout_site(weights.config);
   mask.first_row = static_cast<std::uint32_t>(range.begin);
-  exec.backend.kernels->elementwise->embedding_forward(weights.token_embedding, tokens + range.begin,
-                                                       weights.position_embedding, positions + range.begin,
-                                                       weights.config.embedding_scale, x + range.begin * width, width,
-                                                       range.rows(), width, mask);
+  exec.backend.kernels->elementwise->embedding_forward(
+      weights.token_embedding, tokens + range.begin, weights.position_embedding, positions + range.begin,
+      weights.config.embedding_scale, x + range.begin * width, width, range.rows(), width, mask);
 }
 
 void embedding_backward(Exec& exec, const ModelConfig& config, const std::int32_t* tokens, const std::int32_t* positions,

@@ -17,8 +17,8 @@ namespace quern {
 void embedding_forward(const Exec& exec, const ModelWeights& weights, const std::int32_t* tokens,
                        const std::int32_t* positions, float* x, DropoutMask mask, RowRange range);
 
-/// Adds the gradients of x [rows, width] to those of the tables, in row order. `x_gradient` is overwritten (dropout is undone
-/// in place). d_tokens [vocab, width]; d_positions [context, width] (nullable). SPMD over columns.
+/// Adds the gradients of x [rows, width] to those of the tables, in row order. `x_gradient` is overwritten (dropout is
+/// undone in place). d_tokens [vocab, width]; d_positions [context, width] (nullable). SPMD over columns.
 void embedding_backward(Exec& exec, const ModelConfig& config, const std::int32_t* tokens, const std::int32_t* positions,
                         float* x_gradient, DropoutMask mask, std::int64_t rows, float* d_tokens, float* d_positions);
 

@@ -97,7 +97,8 @@ std::byte* KvCache::row(SequenceId sequence, std::int64_t layer, std::int64_t po
   const Sequence& s = slot(sequence);
   const std::int64_t page = s.pages[static_cast<std::size_t>(position / kPageTokens)];
   const auto part = static_cast<std::size_t>((page * layers_ + layer) * 2 + (value ? 1 : 0));
-  return memory_.data() + (part * static_cast<std::size_t>(kPageTokens) + static_cast<std::size_t>(position % kPageTokens)) * row_bytes_;
+  return memory_.data() +
+         (part * static_cast<std::size_t>(kPageTokens) + static_cast<std::size_t>(position % kPageTokens)) * row_bytes_;
 }
 
 std::byte* KvCache::key_row(SequenceId sequence, std::int64_t layer, std::int64_t position) {

@@ -15,15 +15,15 @@ namespace quern {
 /// Tokens in a page: one key block, so that a page is packed as a whole by the attention kernels.
 inline constexpr std::int64_t kPageTokens = kKeyBlock;
 
-/// Owns the pages. A page holds kPageTokens positions of one sequence in all layers; inside it, per layer, keys then values as
-/// [kPageTokens, kv_heads, head_dim] of `type`. Not thread-safe; during a forward pass several threads may write different
-/// rows and read.
+/// Owns the pages. A page holds kPageTokens positions of one sequence in all layers; inside it, per layer, keys then values
+/// as [kPageTokens, kv_heads, head_dim] of `type`. Not thread-safe; during a forward pass several threads may write
+/// different rows and read.
 class KvCache {
  public:
   using SequenceId = std::int64_t;
 
-  /// Room for `capacity_tokens` in total (each sequence takes whole pages) of up to `max_sequences` sequences. type is f32 or
-  /// bf16. Error no_memory when it does not fit; bad_input when sizes overflow.
+  /// Room for `capacity_tokens` in total (each sequence takes whole pages) of up to `max_sequences` sequences. type is f32
+  /// or bf16. Error no_memory when it does not fit; bad_input when sizes overflow.
   [[nodiscard]] static Result<KvCache> create(const ModelConfig& config, ElementType type, std::int64_t capacity_tokens,
                                               std::int64_t max_sequences);
 

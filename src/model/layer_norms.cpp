@@ -34,8 +34,8 @@ void norm_backward(const Exec& exec, const ModelConfig& config, const float* wei
   }
 }
 
-template void norm_forward<float>(Exec&, const ModelConfig&, const float*, const float*, const float*, float*, float*, float*,
-                                  RowRange);
+template void norm_forward<float>(Exec&, const ModelConfig&, const float*, const float*, const float*, float*, float*,
+                                  float*, RowRange);
 template void norm_forward<bf16>(Exec&, const ModelConfig&, const float*, const float*, const float*, bf16*, float*, float*,
                                  RowRange);
 

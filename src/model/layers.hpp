@@ -97,8 +97,8 @@ struct NormPartials {
 };
 [[nodiscard]] NormPartials norm_partials(const ModelConfig& config);
 
-/// Backward of mlp_forward on chunk `chunk` of rows `range`: residual goes from d x_out to d x_mid; fills mlp_out and mlp_pre,
-/// and zeroes then fills this chunk's norm2 sums. Serial exec.
+/// Backward of mlp_forward on chunk `chunk` of rows `range`: residual goes from d x_out to d x_mid; fills mlp_out and
+/// mlp_pre, and zeroes then fills this chunk's norm2 sums. Serial exec.
 template <class T>
 void mlp_backward(Exec& exec, const ModelWeights& weights, std::int64_t layer, const BlockBuffers<T>& buffers,
                   const BlockGradients<T>& gradients, const BlockDropout& dropout, RowRange range, std::int64_t chunk);

@@ -86,15 +86,15 @@ void mlp_backward(Exec& exec, const ModelWeights& weights, std::int64_t layer, c
   std::fill_n(sums + partials.norm2, width, 0.0F);
   if (config.norm_bias) std::fill_n(sums + partials.norm2_bias, width, 0.0F);
   internal::norm_backward(exec, config, w.norm2, d_norm, buffers.x_mid, buffers.norm2_mean, buffers.norm2_rstd,
-                          gradients.residual, sums + partials.norm2,
-                          config.norm_bias ? sums + partials.norm2_bias : nullptr, range);
+                          gradients.residual, sums + partials.norm2, config.norm_bias ? sums + partials.norm2_bias : nullptr,
+                          range);
 }
 
-#define QUERN_INSTANTIATE(T)                                                                                            \
-  template void mlp_forward<T>(Exec&, const ModelWeights&, std::int64_t, const BlockBuffers<T>&, const BlockDropout&,  \
-                               RowRange);                                                                              \
-  template void mlp_backward<T>(Exec&, const ModelWeights&, std::int64_t, const BlockBuffers<T>&,                      \
-                                const BlockGradients<T>&, const BlockDropout&, RowRange, std::int64_t);
+#define QUERN_INSTANTIATE(T)                                                                                                \
+  template void mlp_forward<T>(Exec&, const ModelWeights&, std::int64_t, const BlockBuffers<T>&, const BlockDropout&,       \
+                               RowRange);                                                                                   \
+  template void mlp_backward<T>(Exec&, const ModelWeights&, std::int64_t, const BlockBuffers<T>&, const BlockGradients<T>&, \
+                                const BlockDropout&, RowRange, std::int64_t);
 QUERN_INSTANTIATE(float)
 QUERN_INSTANTIATE(bf16)
 #undef QUERN_INSTANTIATE

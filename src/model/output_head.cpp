@@ -139,12 +139,12 @@ void head_logits(Exec& exec, const ModelWeights& weights, const float* x, T* nor
   }
 }
 
-#define QUERN_INSTANTIATE(T)                                                                                              \
-  template void head_loss<T>(Exec&, const ModelWeights&, const float*, const std::int32_t*, const float*, std::int64_t,   \
-                             const HeadBuffers<T>&);                                                                      \
-  template void head_loss_backward<T>(Exec&, const ModelWeights&, const ParameterLayout&, const float*,                   \
+#define QUERN_INSTANTIATE(T)                                                                                                \
+  template void head_loss<T>(Exec&, const ModelWeights&, const float*, const std::int32_t*, const float*, std::int64_t,     \
+                             const HeadBuffers<T>&);                                                                        \
+  template void head_loss_backward<T>(Exec&, const ModelWeights&, const ParameterLayout&, const float*,                     \
                                       const std::int32_t*, const float*, std::int64_t, const HeadBuffers<T>&, float*, bool, \
-                                      float*);                                                                            \
+                                      float*);                                                                              \
   template void head_logits<T>(Exec&, const ModelWeights&, const float*, T*, float*, std::int64_t);
 QUERN_INSTANTIATE(float)
 QUERN_INSTANTIATE(bf16)

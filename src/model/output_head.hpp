@@ -35,8 +35,8 @@ template <class T>
 void head_loss(Exec& exec, const ModelWeights& weights, const float* x, const std::int32_t* targets, const float* row_weight,
                std::int64_t rows, const HeadBuffers<T>& buffers);
 
-/// head_loss, and the gradients of sum(loss * row_weight) * gradient_scale: residual_gradient [rows, width] (overwritten) and,
-/// in `block` (f32, layout's order), the head (+= when accumulate), final norm weight and bias (+= when accumulate).
+/// head_loss, and the gradients of sum(loss * row_weight) * gradient_scale: residual_gradient [rows, width] (overwritten)
+/// and, in `block` (f32, layout's order), the head (+= when accumulate), final norm weight and bias (+= when accumulate).
 /// `scaled_weight` [rows] = row_weight * gradient_scale. SPMD.
 template <class T>
 void head_loss_backward(Exec& exec, const ModelWeights& weights, const ParameterLayout& layout, const float* x,

@@ -43,12 +43,15 @@ WeightPacks::Pack WeightPacks::plan_one(int parameter, MemoryPlan& plan) const {
 
 Weight WeightPacks::weight(const Pack& pack, const MemoryPlan& plan, Arena& arena) const {
   const Parameter& p = layout_.parameters[static_cast<std::size_t>(pack.parameter)];
+  const std::byte* forward = arena.get<std::byte>(plan, pack.forward);
+  const std::byte* backward = nullptr;
+  if (for_backward_) backward = backend_.eigen ? forward : arena.get<std::byte>(plan, pack.backward);
   return Weight{.type = compute_ == ComputeType::bf16 ? ElementType::bf16 : ElementType::f32,
-                .layout = WeightLayout::packed,
+                .layout = backend_.eigen ? WeightLayout::plain : WeightLayout::packed,
                 .rows = p.rows,
                 .cols = p.cols,
-                .forward = arena.get<std::byte>(plan, pack.forward),
-                .backward = for_backward_ ? arena.get<std::byte>(plan, pack.backward) : nullptr};
+                .forward = forward,
+                .backward = backward};
 }
 
 ModelWeights WeightPacks::view(const float* parameters, const MemoryPlan& plan, Arena& arena,

@@ -32,13 +32,13 @@ struct LayerWeights {
 /// A view of a whole model. Whoever made it (a trainer, a loaded checkpoint) owns the memory and must outlive it.
 struct ModelWeights {
   ModelConfig config;
-  ComputeType compute = ComputeType::f32;       ///< what matrices were packed for; activations are stored in it too
-  const float* token_embedding = nullptr;       ///< [vocab, width]
-  const float* position_embedding = nullptr;    ///< [context, width], learned positions only
+  ComputeType compute = ComputeType::f32;     ///< what matrices were packed for; activations are stored in it too
+  const float* token_embedding = nullptr;     ///< [vocab, width]
+  const float* position_embedding = nullptr;  ///< [context, width], learned positions only
   std::vector<LayerWeights> layers;
   const float* final_norm = nullptr;
   const float* final_norm_bias = nullptr;
-  Weight head;  ///< [vocab, width]
+  Weight head;                    ///< [vocab, width]
   std::vector<float> rope_table;  ///< [positions, rotated]: rotated/2 cosines, then rotated/2 sines; RoPE only
 };
 

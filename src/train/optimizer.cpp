@@ -13,14 +13,14 @@ constexpr std::int64_t kPieceElements = 1 << 14;
 AdamW::AdamW(const ParameterLayout& layout, const AdamWSettings& settings) : settings_(settings) {
   for (const Parameter& parameter : layout.parameters) {
     for (std::int64_t begin = 0; begin < parameter.count(); begin += kPieceElements) {
-      pieces_.push_back(
-          {parameter.offset + begin, std::min(kPieceElements, parameter.count() - begin), parameter.decays()});
+      pieces_.push_back({parameter.offset + begin, std::min(kPieceElements, parameter.count() - begin), parameter.decays()});
     }
   }
   squares_.resize(pieces_.size());
 }
 
-double AdamW::step(Exec& exec, const OptimizerBlocks& blocks, double gradient_scale, float learning_rate, std::int64_t step) {
+double AdamW::step(Exec& exec, const OptimizerBlocks& blocks, double gradient_scale, float learning_rate,
+                   std::int64_t step) {
   const ElementwiseKernels& kernels = *exec.backend.kernels->elementwise;
   exec.member.for_each(std::ssize(pieces_), [&](std::int64_t i) {
     const Piece& piece = pieces_[static_cast<std::size_t>(i)];
@@ -43,8 +43,10 @@ double AdamW::step(Exec& exec, const OptimizerBlocks& blocks, double gradient_sc
   update.beta1 = settings_.beta1;
   update.beta2 = settings_.beta2;
   update.eps = settings_.eps;
-  update.bias_correction1 = static_cast<float>(1.0 - std::pow(static_cast<double>(settings_.beta1), static_cast<double>(step)));
-  update.bias_correction2 = static_cast<float>(1.0 - std::pow(static_cast<double>(settings_.beta2), static_cast<double>(step)));
+  update.bias_correction1 =
+      static_cast<float>(1.0 - std::pow(static_cast<double>(settings_.beta1), static_cast<double>(step)));
+  update.bias_correction2 =
+      static_cast<float>(1.0 - std::pow(static_cast<double>(settings_.beta2), static_cast<double>(step)));
   update.gradient_scale = static_cast<float>(scale);
   exec.member.for_each(std::ssize(pieces_), [&](std::int64_t i) {
     const Piece& piece = pieces_[static_cast<std::size_t>(i)];

@@ -32,8 +32,8 @@ class AdamW {
  public:
   AdamW(const ParameterLayout& layout, const AdamWSettings& settings);
 
-  /// One update with gradients multiplied by `gradient_scale`: SPMD. `step` counts from 1. Returns, on every member, the norm of
-  /// the scaled gradients before clipping. A norm that is not finite leaves weights and moments as they were.
+  /// One update with gradients multiplied by `gradient_scale`: SPMD. `step` counts from 1. Returns, on every member, the
+  /// norm of the scaled gradients before clipping. A norm that is not finite leaves weights and moments as they were.
   double step(Exec& exec, const OptimizerBlocks& blocks, double gradient_scale, float learning_rate, std::int64_t step);
 
  private:

@@ -84,7 +84,8 @@ class TypedTrainingPass final : public TrainingPass {
     forward(exec, weights);
     head_loss_backward<T>(exec, weights, layout, final_x_, batch_.targets, scaled_weight_, batch_.rows, head_,
                           gradients_.residual, options_.accumulate, gradients);
-    for (std::int64_t layer = config_.layers - 1; layer >= 0; --layer) layer_backward(exec, weights, layout, layer, gradients);
+    for (std::int64_t layer = config_.layers - 1; layer >= 0; --layer)
+      layer_backward(exec, weights, layout, layer, gradients);
     embedding_gradients(exec, layout, gradients);
   }
 
@@ -96,6 +97,10 @@ class TypedTrainingPass final : public TrainingPass {
     return sum;
   }
 
+  [[nodiscard]] std::span<const float> row_losses() const override {
+    return {head_.loss, static_cast<std::size_t>(batch_.rows)};
+  }
+
  private:
   struct Binding {
     std::byte** pointer;
@@ -103,8 +108,10 @@ class TypedTrainingPass final : public TrainingPass {
   };
 
   template <class U>
-  void plan_one(U*& pointer, const char* name, std::int64_t elements, std::int64_t first, std::int64_t last, MemoryPlan& plan) {
-    const BufferId id = plan.add(name, static_cast<std::size_t>(elements) * sizeof(U), MemoryCategory::activations, first, last);
+  void plan_one(U*& pointer, const char* name, std::int64_t elements, std::int64_t first, std::int64_t last,
+                MemoryPlan& plan) {
+    const BufferId id =
+        plan.add(name, static_cast<std::size_t>(elements) * sizeof(U), MemoryCategory::activations, first, last);
     bindings_.push_back({reinterpret_cast<std::byte**>(&pointer), id});
   }
 
@@ -200,7 +207,8 @@ class TypedTrainingPass final : public TrainingPass {
         attention_output_forward(serial, weights, layer, block, dropout, range);
         mlp_forward(serial, weights, layer, block, dropout, range);
         if (layer + 1 < config_.layers) {
-          attention_input_forward(serial, weights, layer + 1, blocks_[static_cast<std::size_t>(layer + 1)], positions, range);
+          attention_input_forward(serial, weights, layer + 1, blocks_[static_cast<std::size_t>(layer + 1)], positions,
+                                  range);
         }
       });
     }
@@ -238,8 +246,8 @@ class TypedTrainingPass final : public TrainingPass {
       if (positions != nullptr) zero(exec, positions, config_.context * config_.width);
     }
     embedding_backward(exec, config_, batch_.inputs, batch_.positions, gradients_.residual,
-                       {options_.dropout.probability, options_.dropout.seed, options_.dropout.step, 0, 0}, batch_.rows, tokens,
-                       positions);
+                       {options_.dropout.probability, options_.dropout.seed, options_.dropout.step, 0, 0}, batch_.rows,
+                       tokens, positions);
   }
 
   static void zero(Exec& exec, float* data, std::int64_t count) {

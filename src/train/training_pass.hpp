@@ -30,7 +30,7 @@ struct BatchView {
 
 /// What one pass does besides the forward computation.
 struct PassOptions {
-  BlockDropout dropout;         ///< layer is set by the pass
+  BlockDropout dropout{};       ///< layer is set by the pass
   float gradient_scale = 1.0F;  ///< gradients are those of gradient_scale * sum(weight * loss)
   bool accumulate = false;      ///< add to the gradient block instead of overwriting it
 };
@@ -64,10 +64,14 @@ class TrainingPass {
   virtual void evaluate(Exec& exec, const ModelWeights& weights) = 0;
 
   /// SPMD: losses, and gradients into `gradients` (f32, layout's order).
-  virtual void forward_backward(Exec& exec, const ModelWeights& weights, const ParameterLayout& layout, float* gradients) = 0;
+  virtual void forward_backward(Exec& exec, const ModelWeights& weights, const ParameterLayout& layout,
+                                float* gradients) = 0;
 
   /// sum(weight * loss) of the last evaluate or forward_backward, in nats, summed in row order in double.
   [[nodiscard]] virtual double loss_sum() const = 0;
+
+  /// Cross-entropy of each row in nats, 0 where masked; valid until the next pass.
+  [[nodiscard]] virtual std::span<const float> row_losses() const = 0;
 };
 
 /// Rows per chunk of the row-wise parts of a pass; a function of the shapes alone.

@@ -91,7 +91,8 @@ HarnessBatch::HarnessBatch(const ReferenceBatch& reference)
 }
 
 BatchView HarnessBatch::view() const {
-  return {static_cast<std::int64_t>(inputs.size()), inputs.data(), targets.data(), weights.data(), positions.data(), sequences};
+  return {
+      static_cast<std::int64_t>(inputs.size()), inputs.data(), targets.data(), weights.data(), positions.data(), sequences};
 }
 
 ModelHarness::ModelHarness(const ModelConfig& model, const Backend& chosen, ComputeType compute, int threads,
@@ -107,8 +108,7 @@ ModelHarness::ModelHarness(const ModelConfig& model, const Backend& chosen, Comp
       backend, compute, config,
       {.rows = max_rows, .max_length = std::min(config.context, max_rows), .max_sequences = max_rows}, true, plan_);
   scratch_bytes_ = pass_->scratch_bytes();
-  const BufferId scratch =
-      plan_.add("scratch", scratch_bytes_ * static_cast<std::size_t>(threads), MemoryCategory::scratch);
+  const BufferId scratch = plan_.add("scratch", scratch_bytes_ * static_cast<std::size_t>(threads), MemoryCategory::scratch);
   if (!plan_.place()) std::abort();
   auto arena = Arena::allocate(plan_);
   if (!arena) std::abort();

@@ -27,7 +27,8 @@ struct NamedModel {
 [[nodiscard]] std::vector<NamedModel> tiny_models();
 
 /// Parameters as initialize_parameters makes them, with norms and biases moved off 1 and 0 so that tests see them.
-[[nodiscard]] std::vector<float> tiny_parameters(const ModelConfig& config, const ParameterLayout& layout, std::uint64_t seed);
+[[nodiscard]] std::vector<float> tiny_parameters(const ModelConfig& config, const ParameterLayout& layout,
+                                                 std::uint64_t seed);
 
 /// A batch of the reference in the form that a training pass takes.
 struct HarnessBatch {
@@ -50,6 +51,9 @@ class ModelHarness {
   double forward_backward(const BatchView& batch, const PassOptions& options = {});
   /// Forward only; returns sum(weight * loss).
   double evaluate(const BatchView& batch);
+
+  /// Of the last pass.
+  [[nodiscard]] std::span<const float> row_losses() const { return pass_->row_losses(); }
 
   ModelConfig config;
   ParameterLayout layout;

@@ -17,7 +17,8 @@ ReferenceBatch uneven_batch(const ModelConfig& config, std::uint64_t seed) {
   batch.spans = {{0, 17}, {17, 1}, {18, 22}, {40, 24}, {64, 4}};
   std::int64_t row = 0;
   for (const ReferenceSpan& span : batch.spans) {
-    for (std::int64_t i = 0; i < span.rows; ++i) batch.positions[static_cast<std::size_t>(row++)] = static_cast<std::int32_t>(i);
+    for (std::int64_t i = 0; i < span.rows; ++i)
+      batch.positions[static_cast<std::size_t>(row++)] = static_cast<std::int32_t>(i);
   }
   for (std::size_t i = 3; i < batch.weights.size(); i += 5) batch.weights[i] = 0.0;
   return batch;
@@ -47,9 +48,9 @@ std::vector<Case> cases() {
   return all;
 }
 
-// Error model. f32: sums of a few hundred products through two layers lose a few bits: 2e-5 of a tensor's gradient norm, with
-// room for ten operations in a row. bf16: each operand is rounded to 2^-9 relative; errors are random in sign, so
-// about 2^-9 times the square root of the number of roundings on a path (some 30): 1 %; four times that is allowed.
+// Error model. f32: sums of a few hundred products through two layers lose a few bits: 2e-5 of a tensor's gradient norm,
+// with room for ten operations in a row. bf16: each operand is rounded to 2^-9 relative; errors are random in sign, so about
+// 2^-9 times the square root of the number of roundings on a path (some 30): 1 %; four times that is allowed.
 double tolerance(ComputeType compute) { return compute == ComputeType::f32 ? 2e-4 : 4e-2; }
 
 TEST(TrainingPass, LossAndGradientsEqualTheReference) {
@@ -62,8 +63,8 @@ TEST(TrainingPass, LossAndGradientsEqualTheReference) {
       ModelHarness harness(model.config, test.backend, test.compute, 1, 80);
       const std::vector<double> parameters(harness.parameters.begin(), harness.parameters.end());
       std::vector<double> expected(parameters.size());
-      const double expected_loss = reference_loss_and_gradients(model.config, harness.layout, parameters,
-                                                                std::span(&reference_batch, 1), expected);
+      const double expected_loss =
+          reference_loss_and_gradients(model.config, harness.layout, parameters, std::span(&reference_batch, 1), expected);
       const double loss =
           harness.forward_backward(batch.view(), {.gradient_scale = static_cast<float>(1.0 / total)}) / total;
       EXPECT_NEAR(loss, expected_loss, tolerance(test.compute) * 0.5);
@@ -179,7 +180,8 @@ TEST(TrainingPass, MaskedTokensCannotChangeTheLossOrGradient) {
   const double loss = harness.forward_backward(HarnessBatch(reference).view());
   const std::vector<float> gradients = harness.gradients;
   for (std::size_t i = 0; i < reference.targets.size(); ++i) {
-    if (reference.weights[i] == 0.0) reference.targets[i] = static_cast<std::int32_t>((reference.targets[i] + 1) % config.vocab);
+    if (reference.weights[i] == 0.0)
+      reference.targets[i] = static_cast<std::int32_t>((reference.targets[i] + 1) % config.vocab);
   }
   EXPECT_EQ(harness.forward_backward(HarnessBatch(reference).view()), loss);
   EXPECT_TRUE(harness.gradients == gradients);

@@ -1,0 +1,111 @@
+#include "train/run_setup.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "infer/loaded_model.hpp"
+#include "math/container_limits.hpp"
+#include "math/hardware.hpp"
+#include "math/thread_team.hpp"
+
+namespace quern {
+
+namespace {
+
+/// What a run may take when system.memory_limit_mib says nothing: the container's limit, or the machine's memory where there
+/// is none, less a twentieth for everything that is not planned.
+std::size_t default_memory_limit() {
+  const auto report = read_hardware();
+  if (!report) return SIZE_MAX;
+  std::uint64_t limit = report->memory_bytes;
+  if (report->container.memory_bytes) limit = std::min(limit, *report->container.memory_bytes);
+  return static_cast<std::size_t>(limit - limit / 20);
+}
+
+std::string mib(std::size_t bytes) { return fmt::format("{:.1f} MiB", static_cast<double>(bytes) / (1024.0 * 1024.0)); }
+
+}  // namespace
+
+Result<RunSetup> set_up_run(const RunConfig& requested) {
+  RunConfig run = requested;
+  auto corpus = Corpus::open(run.data.corpus);
+  if (!corpus) return tl::make_unexpected(corpus.error());
+  run.model.vocab = corpus->tokenizer().vocab_size();
+  run.train.context = run.context();
+  if (auto valid = validate(run.model); !valid) return tl::make_unexpected(valid.error());
+  auto kernels = chosen_kernels();
+  if (!kernels) return tl::make_unexpected(kernels.error());
+  const Backend backend{*kernels, run.system.backend == BackendKind::eigen};
+  if (run.system.threads == 0) run.system.threads = default_thread_count();
+
+  TrainingPlan plan;
+  plan.precision_reason = "chosen by `train.precision`";
+  if (run.train.precision == Precision::automatic) {
+    const bool tiles = preferred_compute(backend) == ComputeType::bf16;
+    run.train.precision = tiles ? Precision::bf16 : Precision::f32;
+    plan.precision_reason =
+        tiles ? "auto: this machine multiplies bf16 tiles (AMX)" : "auto: without AMX, bf16 products are no faster than f32";
+  }
+  const ComputeType compute = run.train.precision == Precision::bf16 ? ComputeType::bf16 : ComputeType::f32;
+
+  auto batches = BatchSource::create(*corpus, {.batch = run.train.batch,
+                                               .context = run.context(),
+                                               .seed = run.train.seed,
+                                               .order = run.data.order,
+                                               .documents = run.data.documents});
+  if (!batches) return tl::make_unexpected(batches.error());
+  auto memory =
+      TrainingMemory::plan(backend, compute, run.model,
+                           {.rows = batches->rows(), .max_length = run.context(), .max_sequences = batches->max_sequences()},
+                           static_cast<int>(run.system.threads));
+  if (!memory) return tl::make_unexpected(memory.error());
+
+  plan.isa = std::string(isa_name((*kernels)->isa)) + (backend.eigen ? ", products by Eigen" : "");
+  plan.parameters = memory->layout().parameter_count();
+  plan.matmul_parameters = memory->layout().matmul_parameter_count();
+  plan.flops_per_token = train_flops_per_token(run.model, run.context());
+  plan.tokens_per_step = batches->rows() * run.train.accumulation;
+  plan.train_tokens = corpus->tokens(Split::train);
+  plan.validation_tokens = corpus->tokens(Split::validation);
+  plan.validation_windows = batches->validation_windows();
+  if (run.train.eval_tokens > 0) {
+    const std::int64_t allowed = (run.train.eval_tokens + run.context() - 1) / run.context();
+    plan.validation_windows = std::min(plan.validation_windows, allowed);
+  }
+  plan.validation_tokens_per_byte = static_cast<double>(plan.validation_tokens) /
+                                    static_cast<double>(std::max<std::int64_t>(corpus->text_bytes(Split::validation), 1));
+  plan.memory = memory->report();
+  plan.memory_bytes = memory->bytes();
+  plan.memory_limit_bytes =
+      run.system.memory_limit_mib > 0 ? static_cast<std::size_t>(run.system.memory_limit_mib) << 20 : default_memory_limit();
+  plan.run = std::move(run);
+  return RunSetup{std::move(plan), backend, compute, std::move(*batches), std::move(*memory)};
+}
+
+Result<TrainingPlan> plan_training(const RunConfig& run) {
+  auto setup = set_up_run(run);
+  if (!setup) return tl::make_unexpected(setup.error());
+  return setup->plan;
+}
+
+Result<void> check_memory(const TrainingPlan& plan) {
+  if (plan.memory_bytes <= plan.memory_limit_bytes) return {};
+  std::string parts;
+  std::size_t largest = 0;
+  for (std::size_t i = 0; i < kMemoryCategories; ++i) {
+    if (plan.memory.bytes[i] == 0) continue;
+    parts += fmt::format("{}{} {}", parts.empty() ? "" : ", ", category_name(static_cast<MemoryCategory>(i)),
+                         mib(plan.memory.bytes[i]));
+    if (plan.memory.bytes[i] > plan.memory.bytes[largest]) largest = i;
+  }
+  const auto category = static_cast<MemoryCategory>(largest);
+  const bool by_batch = category == MemoryCategory::activations || category == MemoryCategory::cache;
+  const char* advice = category == MemoryCategory::scratch ? "lower `system.threads`"
+                       : by_batch ? "lower `train.batch` (and raise `train.accumulation` to keep the tokens per step)"
+                                  : "lower `model.width` or `model.layers`";
+  return no_memory(fmt::format("this run needs {} ({}), but {} are allowed; {}", mib(plan.memory_bytes), parts,
+                               mib(plan.memory_limit_bytes), advice));
+}
+
+}  // namespace quern

@@ -1,0 +1,24 @@
+// What a run needs before its first step: corpus, backend, precision, shapes and the memory plan.
+#pragma once
+
+#include "math/exec.hpp"
+#include "math/result.hpp"
+#include "train/batch_source.hpp"
+#include "train/trainer.hpp"
+#include "train/training_memory.hpp"
+
+namespace quern {
+
+/// A run with everything decided and nothing allocated yet.
+struct RunSetup {
+  TrainingPlan plan;
+  Backend backend;
+  ComputeType compute = ComputeType::f32;
+  BatchSource batches;
+  TrainingMemory memory;
+};
+
+/// Opens the corpus, chooses instruction set, precision and threads, and plans the memory.
+[[nodiscard]] Result<RunSetup> set_up_run(const RunConfig& run);
+
+}  // namespace quern

@@ -1,0 +1,52 @@
+// Everything that a run keeps in memory, in one plan: parameters, gradients, moments, packs, activations, scratch.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+
+#include "math/exec.hpp"
+#include "math/memory_plan.hpp"
+#include "model/model_config.hpp"
+#include "model/weights.hpp"
+#include "train/training_pass.hpp"
+
+namespace quern {
+
+/// Built from shapes alone; nothing is allocated before allocate().
+class TrainingMemory {
+ public:
+  [[nodiscard]] static Result<TrainingMemory> plan(const Backend& backend, ComputeType compute, const ModelConfig& config,
+                                                   const PassShape& shape, int threads);
+
+  [[nodiscard]] Result<void> allocate();
+
+  [[nodiscard]] MemoryReport report() const { return plan_.report(); }
+  [[nodiscard]] std::size_t bytes() const { return plan_.arena_bytes(); }
+
+  /// After allocate(): blocks of layout.elements f32 each.
+  [[nodiscard]] float* parameters() { return arena_.get<float>(plan_, parameters_); }
+  [[nodiscard]] float* gradients() { return arena_.get<float>(plan_, gradients_); }
+  [[nodiscard]] float* first_moments() { return arena_.get<float>(plan_, m_); }
+  [[nodiscard]] float* second_moments() { return arena_.get<float>(plan_, v_); }
+  [[nodiscard]] const ModelWeights& weights() const { return *weights_; }
+  [[nodiscard]] const WeightPacks& packs() const { return *packs_; }
+  [[nodiscard]] TrainingPass& pass() { return *pass_; }
+  [[nodiscard]] const ParameterLayout& layout() const { return layout_; }
+
+  /// Execution context of a team's member, with its part of the scratch memory.
+  [[nodiscard]] Exec exec(TeamMember& member, const Backend& backend);
+
+ private:
+  ModelConfig config_;
+  ParameterLayout layout_;
+  std::int64_t rope_positions_ = 0;
+  MemoryPlan plan_;
+  Arena arena_;
+  std::unique_ptr<WeightPacks> packs_;
+  std::unique_ptr<TrainingPass> pass_;
+  std::unique_ptr<ModelWeights> weights_;
+  BufferId parameters_ = 0, gradients_ = 0, m_ = 0, v_ = 0, scratch_ = 0;
+  std::size_t scratch_bytes_ = 0;
+};
+
+}  // namespace quern
