@@ -47,7 +47,8 @@ struct GeluErf {
   }
   static HWY_INLINE VF value(VF x) { return hn::Mul(x, cdf(x)); }
   static HWY_INLINE ValueAndSlope with_slope(VF x) {
-    const VF phi = hn::Mul(simd::splat(0.398942280F), simd::exp_f32(DF(), hn::Mul(hn::Mul(x, x), simd::splat(-0.5F))));
+    const VF phi =
+        hn::Mul(simd::splat(0.398942280F), simd::exp_nonpositive_f32(DF(), hn::Mul(hn::Mul(x, x), simd::splat(-0.5F))));
     const VF c = cdf(x);
     return {hn::Mul(x, c), hn::MulAdd(x, phi, c)};
   }

@@ -11,7 +11,7 @@ using simd::VF;
 namespace hn = hwy::HWY_NAMESPACE;
 
 /// exp of one number, the same bits as in a vector.
-HWY_INLINE float exp_scalar(float x) { return hn::GetLane(simd::exp_f32(DF(), simd::splat(x))); }
+HWY_INLINE float exp_scalar(float x) { return hn::GetLane(simd::exp_nonpositive_f32(DF(), simd::splat(x))); }
 
 /// tanh(x / cap): the capped logit in units of the cap.
 HWY_INLINE VF cap_fraction(VF x, float inverse_cap) { return simd::tanh_f32(DF(), hn::Mul(x, simd::splat(inverse_cap))); }
@@ -42,7 +42,7 @@ HWY_INLINE RowTotals row_totals(const float* logits, float cap, std::int64_t voc
     const double sum = simd::sum_row(count, [&](auto vector, std::int64_t i, VF partial) QUERN_INLINE_LAMBDA {
       VF l = vector.load(block + i);
       if constexpr (kCapped) l = hn::Mul(cap_fraction(l, inverse_cap), simd::splat(cap));
-      const VF e = simd::exp_f32(DF(), hn::Sub(l, simd::splat(shift)));
+      const VF e = simd::exp_nonpositive_f32(DF(), hn::Sub(l, simd::splat(shift)));
       return hn::Add(partial, vector.or_else(e, 0.0F));
     });
     totals.sum = totals.sum * static_cast<double>(exp_scalar(totals.max - shift)) + sum;
@@ -62,10 +62,10 @@ HWY_INLINE void cross_entropy_gradient(const float* logits, std::int32_t target,
     VF l = vector.load(logits + i);
     if constexpr (kCapped) {
       const VF t = cap_fraction(l, inverse_cap);
-      const VF e = simd::exp_f32(DF(), hn::Sub(hn::Mul(t, simd::splat(cap)), max));
+      const VF e = simd::exp_nonpositive_f32(DF(), hn::Sub(hn::Mul(t, simd::splat(cap)), max));
       vector.store(hn::Mul(hn::Mul(e, factor), hn::NegMulAdd(t, t, simd::splat(1.0F))), dlogits + i);
     } else {
-      vector.store(hn::Mul(simd::exp_f32(DF(), hn::Sub(l, max)), factor), dlogits + i);
+      vector.store(hn::Mul(simd::exp_nonpositive_f32(DF(), hn::Sub(l, max)), factor), dlogits + i);
     }
   });
   // The target's entry anew from f32: p - 1 of a p already rounded to bf16 would lose what is left near p = 1.
@@ -117,7 +117,7 @@ void softmax_rows(float* x, std::int64_t stride, float temperature, std::int64_t
     const float row_max = simd::max_of_row(row, cols);
     const VF max = simd::splat(row_max == -__builtin_inff() ? 0.0F : row_max);
     const double sum = simd::sum_row(cols, [&](auto vector, std::int64_t i, VF partial) QUERN_INLINE_LAMBDA {
-      const VF e = simd::exp_f32(DF(), hn::Mul(hn::Sub(vector.load(row + i), max), inverse_temperature));
+      const VF e = simd::exp_nonpositive_f32(DF(), hn::Mul(hn::Sub(vector.load(row + i), max), inverse_temperature));
       vector.store(e, row + i);
       return hn::Add(partial, vector.or_else(e, 0.0F));
     });

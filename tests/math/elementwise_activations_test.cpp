@@ -151,7 +151,8 @@ TEST(Activations, Gated) {
   }
 }
 
-// Far out, where exp overflows or vanishes: the limits, never NaN.
+// Far out, where exp would overflow or vanish: the limits, never NaN. The sigmoid stops at 1.6e-38, which the cubic's slope
+// raises to no more than 1e-26 at 1e4.
 TEST(Activations, FarFromZero) {
   const std::vector<float> x = {-1e4F, -300.0F, -89.0F, -88.5F, 88.5F, 89.0F, 300.0F, 1e4F};
   const std::vector<float> ones(x.size(), 1.0F);
@@ -163,8 +164,8 @@ TEST(Activations, FarFromZero) {
       table->f32.activation_forward(activation, x.data(), n, y.data(), n, 1, n);
       table->f32.activation_backward(activation, ones.data(), n, x.data(), n, dx.data(), n, 1, n);
       for (std::size_t i = 0; i < x.size(); ++i) {
-        EXPECT_NEAR(y[i], std::max(x[i], 0.0F), 1e-30F) << x[i];
-        EXPECT_NEAR(dx[i], x[i] > 0.0F ? 1.0F : 0.0F, 1e-30F) << x[i];
+        EXPECT_NEAR(y[i], std::max(x[i], 0.0F), 1e-26F) << x[i];
+        EXPECT_NEAR(dx[i], x[i] > 0.0F ? 1.0F : 0.0F, 1e-26F) << x[i];
       }
     }
   }

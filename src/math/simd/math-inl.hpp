@@ -21,11 +21,15 @@ namespace hn = hwy::HWY_NAMESPACE;
 template <class D>
 using UnsignedTag = hn::Rebind<std::uint32_t, D>;
 
-/// exp(x), at most 1.5 ulp where the result is a normal number. Results below 2^-126 are 0, above the largest float +inf;
-/// exp(-inf) = 0; NaN stays NaN.
+/// x = n ln 2 + r with |r| <= ln 2 / 2, and exp(r).
+template <class D>
+struct ReducedExp {
+  hn::Vec<D> exp_r;                  ///< NaN when x was
+  hn::Vec<UnsignedTag<D>> exponent;  ///< n << 23, modulo 2^32
+};
+
 template <class D, class V = hn::Vec<D>>
-HWY_INLINE V exp_f32(D d, V x) {
-  const UnsignedTag<D> du;
+HWY_INLINE ReducedExp<D> reduced_exp(D d, V x) {
   // Adding 1.5 * 2^23 rounds to an integer and leaves it in the low mantissa bits: n = round(x / ln 2).
   const V magic = hn::Set(d, 12582912.0F);
   const V shifted = hn::MulAdd(x, hn::Set(d, 1.44269504F), magic);
@@ -39,19 +43,46 @@ HWY_INLINE V exp_f32(D d, V x) {
   q = hn::MulAdd(q, r, hn::Set(d, 0.1666652106F));
   q = hn::MulAdd(q, r, hn::Set(d, 0.4999999348F));
   const V p = hn::Add(hn::MulAdd(q, hn::Mul(r, r), r), hn::Set(d, 1.0F));
+  return {p, hn::ShiftLeft<23>(hn::BitCast(UnsignedTag<D>(), shifted))};
+}
+
+/// exp(x), at most 1.5 ulp where the result is a normal number. Results below 2^-126 are 0, above the largest float +inf;
+/// exp(-inf) = 0; NaN stays NaN.
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE V exp_f32(D d, V x) {
+  const UnsignedTag<D> du;
+  const ReducedExp<D> e = reduced_exp(d, x);
   // Multiply by 2^n by adding n to the exponent bits; exact while the result is a normal number.
-  const auto scaled = hn::Add(hn::BitCast(du, p), hn::ShiftLeft<23>(hn::BitCast(du, shifted)));
-  V result = hn::BitCast(d, scaled);
+  V result = hn::BitCast(d, hn::Add(hn::BitCast(du, e.exp_r), e.exponent));
   result = hn::IfThenZeroElse(hn::Lt(x, hn::Set(d, -87.3365402F)), result);
   result = hn::IfThenElse(hn::Gt(x, hn::Set(d, 88.7228394F)), hn::Set(d, __builtin_inff()), result);
   return hn::IfThenElse(hn::Eq(x, x), result, x);
 }
 
-/// 1 / (1 + exp(-x)), relative error at most 3e-7; 0 below -88.7.
+/// exp_f32 for x <= 0 or NaN: the same bits, fewer instructions.
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE V exp_nonpositive_f32(D d, V x) {
+  const UnsignedTag<D> du;
+  const ReducedExp<D> e = reduced_exp(d, x);
+  // 2^n as a number of its own: multiplying keeps NaN, which adding to its bits would not.
+  const V power = hn::BitCast(d, hn::Add(e.exponent, hn::Set(du, 127U << 23)));
+  return hn::IfThenZeroElse(hn::Lt(x, hn::Set(d, -87.3365402F)), hn::Mul(e.exp_r, power));
+}
+
+/// exp(min(max(x, -87), 87)), at most 1.5 ulp. NaN may come out as any number.
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE V exp_clamped_f32(D d, V x) {
+  const UnsignedTag<D> du;
+  const ReducedExp<D> e = reduced_exp(d, hn::Max(hn::Set(d, -87.0F), hn::Min(hn::Set(d, 87.0F), x)));
+  return hn::BitCast(d, hn::Add(hn::BitCast(du, e.exp_r), e.exponent));
+}
+
+/// 1 / (1 + exp(-x)), relative error at most 3e-7 above -87; below, the value at -87 (1.6e-38). NaN may come out as any
+/// number between 0 and 1, so multiply by x, as activations do, where it must be seen.
 template <class D, class V = hn::Vec<D>>
 HWY_INLINE V sigmoid_f32(D d, V x) {
   const V one = hn::Set(d, 1.0F);
-  return hn::Div(one, hn::Add(one, exp_f32(d, hn::Neg(x))));
+  return hn::Div(one, hn::Add(one, exp_clamped_f32(d, hn::Neg(x))));
 }
 
 /// tanh(x), relative error at most 4e-7. tanh(-0) = -0, tanh(inf) = 1.
@@ -68,9 +99,10 @@ HWY_INLINE V tanh_f32(D d, V x) {
   const V small = hn::MulAdd(hn::Mul(p, z), x, x);
   // Elsewhere: 1 - 2 / (exp(2 |x|) + 1), with the sign of x.
   const V one = hn::Set(d, 1.0F);
-  const V e = exp_f32(d, hn::Add(a, a));
+  const V e = exp_clamped_f32(d, hn::Add(a, a));
   const V large = hn::Sub(one, hn::Div(hn::Set(d, 2.0F), hn::Add(e, one)));
-  return hn::IfThenElse(hn::Lt(a, hn::Set(d, 0.625F)), small, hn::CopySign(large, x));
+  // NaN is not above the limit, so it takes the polynomial, which keeps it.
+  return hn::IfThenElse(hn::Gt(a, hn::Set(d, 0.625F)), hn::CopySign(large, x), small);
 }
 
 /// erf(x), absolute error at most 2e-7.
@@ -88,7 +120,7 @@ HWY_INLINE V erf_f32(D d, V x) {
   p = hn::MulAdd(p, z, hn::Set(d, 1.128379167F));
   const V small = hn::Mul(p, x);
   // 1 <= |x|: 1 - exp(-g(|x|)) with g = -log(erfc) fitted on [1, 4]; beyond 4 the result is 1 to f32.
-  const V b = hn::IfThenElse(hn::Gt(a, hn::Set(d, 4.0F)), hn::Set(d, 4.0F), a);
+  const V b = hn::Min(a, hn::Set(d, 4.0F));
   V g = hn::Set(d, -0.000104674229F);
   g = hn::MulAdd(g, b, hn::Set(d, 0.002030095332F));
   g = hn::MulAdd(g, b, hn::Set(d, -0.01765802408F));
@@ -96,8 +128,9 @@ HWY_INLINE V erf_f32(D d, V x) {
   g = hn::MulAdd(g, b, hn::Set(d, 0.6508489865F));
   g = hn::MulAdd(g, b, hn::Set(d, 1.118634672F));
   g = hn::MulAdd(g, b, hn::Set(d, 0.0026139307F));
-  const V large = hn::Sub(hn::Set(d, 1.0F), exp_f32(d, hn::Neg(g)));
-  return hn::IfThenElse(hn::Lt(a, hn::Set(d, 1.0F)), small, hn::CopySign(large, x));
+  const V large = hn::Sub(hn::Set(d, 1.0F), exp_clamped_f32(d, hn::Neg(g)));
+  // NaN is not above the limit, so it takes the polynomial, which keeps it.
+  return hn::IfThenElse(hn::Gt(a, hn::Set(d, 1.0F)), hn::CopySign(large, x), small);
 }
 
 /// log(x) for positive normal x, at most 2 ulp away from x = 1 and 1e-7 absolute near it. 0 and smaller subnormals give

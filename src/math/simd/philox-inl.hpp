@@ -15,6 +15,11 @@ namespace simd {
 
 namespace hn = hwy::HWY_NAMESPACE;
 
+constexpr std::uint32_t kPhiloxMul0 = 0xD2511F53U;
+constexpr std::uint32_t kPhiloxMul1 = 0xCD9E8D57U;
+constexpr std::uint32_t kPhiloxWeyl0 = 0x9E3779B9U;
+constexpr std::uint32_t kPhiloxWeyl1 = 0xBB67AE85U;
+
 /// Columns whose mask one call of dropout_lanes makes: 16 blocks of 8.
 constexpr std::int64_t kDropoutColumns = 128;
 
@@ -22,25 +27,28 @@ constexpr std::int64_t kDropoutColumns = 128;
 struct DropoutConstants {
   std::uint32_t threshold;  ///< lanes below it are dropped; 0: nothing is
   float scale;              ///< of kept values
-  std::uint32_t key0, key1, site, step, first_row;
+  std::uint32_t site, step, first_row;
+  /// The two key words of each round; 64 bits wide, so that a vector takes one straight from memory.
+  std::uint64_t keys[10][2];
 };
 
 HWY_INLINE DropoutConstants dropout_constants(const DropoutMask& mask) {
   DropoutConstants c;
   c.threshold = static_cast<std::uint32_t>(static_cast<double>(mask.probability) * 65536.0 + 0.5);
   c.scale = c.threshold >= 65536U ? 0.0F : 65536.0F / static_cast<float>(65536U - c.threshold);
-  c.key0 = static_cast<std::uint32_t>(mask.seed);
-  c.key1 = static_cast<std::uint32_t>(mask.seed >> 32);
+  std::uint32_t key0 = static_cast<std::uint32_t>(mask.seed);
+  std::uint32_t key1 = static_cast<std::uint32_t>(mask.seed >> 32);
+  for (auto& key : c.keys) {
+    key[0] = key0;
+    key[1] = key1;
+    key0 += kPhiloxWeyl0;
+    key1 += kPhiloxWeyl1;
+  }
   c.site = mask.site;
   c.step = mask.step;
   c.first_row = mask.first_row;
   return c;
 }
-
-constexpr std::uint32_t kPhiloxMul0 = 0xD2511F53U;
-constexpr std::uint32_t kPhiloxMul1 = 0xCD9E8D57U;
-constexpr std::uint32_t kPhiloxWeyl0 = 0x9E3779B9U;
-constexpr std::uint32_t kPhiloxWeyl1 = 0xBB67AE85U;
 
 /// Fills `lanes` with the 16-bit lanes of columns 8 * first_block .. 8 * first_block + 127 of mask row `row` (counted as
 /// DropoutMask does, first_row added).
@@ -50,16 +58,13 @@ HWY_INLINE void dropout_lanes(const DropoutConstants& c, std::uint32_t row, std:
 #if HWY_TARGET == HWY_SCALAR
   for (std::size_t block = 0; block < kBlocks; ++block) {
     std::uint32_t c0 = first_block + static_cast<std::uint32_t>(block), c1 = row, c2 = c.site, c3 = c.step;
-    std::uint32_t k0 = c.key0, k1 = c.key1;
-    for (int round = 0; round < 10; ++round) {
+    for (const auto& key : c.keys) {
       const std::uint64_t p0 = static_cast<std::uint64_t>(kPhiloxMul0) * c0;
       const std::uint64_t p1 = static_cast<std::uint64_t>(kPhiloxMul1) * c2;
-      c0 = static_cast<std::uint32_t>(p1 >> 32) ^ c1 ^ k0;
+      c0 = static_cast<std::uint32_t>(p1 >> 32) ^ c1 ^ static_cast<std::uint32_t>(key[0]);
       c1 = static_cast<std::uint32_t>(p1);
-      c2 = static_cast<std::uint32_t>(p0 >> 32) ^ c3 ^ k1;
+      c2 = static_cast<std::uint32_t>(p0 >> 32) ^ c3 ^ static_cast<std::uint32_t>(key[1]);
       c3 = static_cast<std::uint32_t>(p0);
-      k0 += kPhiloxWeyl0;
-      k1 += kPhiloxWeyl1;
     }
     const std::uint32_t words[4] = {c0, c1, c2, c3};
     for (std::size_t lane = 0; lane < 8; ++lane) {
@@ -81,9 +86,8 @@ HWY_INLINE void dropout_lanes(const DropoutConstants& c, std::uint32_t row, std:
     V a1 = hn::Set(d64, row), b1 = a1;
     V a2 = hn::Set(d64, c.site), b2 = a2;
     V a3 = hn::Set(d64, c.step), b3 = a3;
-    std::uint32_t k0 = c.key0, k1 = c.key1;
-    for (int round = 0; round < 10; ++round) {
-      const V key0 = hn::Set(d64, k0), key1 = hn::Set(d64, k1);
+    for (const auto& key : c.keys) {
+      const V key0 = hn::Set(d64, key[0]), key1 = hn::Set(d64, key[1]);
       const V pa0 = product(a0, mul0), pa1 = product(a2, mul1);
       const V pb0 = product(b0, mul0), pb1 = product(b2, mul1);
       a0 = hn::Xor3(hn::ShiftRight<32>(pa1), a1, key0);
@@ -94,8 +98,6 @@ HWY_INLINE void dropout_lanes(const DropoutConstants& c, std::uint32_t row, std:
       b1 = pb1;
       b2 = hn::Xor3(hn::ShiftRight<32>(pb0), b3, key1);
       b3 = pb0;
-      k0 += kPhiloxWeyl0;
-      k1 += kPhiloxWeyl1;
     }
     // Words 0, 1 and 2, 3 of a block side by side in memory are its lanes in order (little endian, as every target here).
     auto* out = reinterpret_cast<std::uint64_t*>(lanes + 8 * block);
