@@ -186,6 +186,13 @@ Result<void> write_attribute(hid_t object, const std::string& where, const std::
   return {};
 }
 
+// Times are not recorded anywhere, so that the same content gives the same bytes.
+hid_t new_group(hid_t parent, const std::string& name) {
+  const Hdf5Handle plan(H5Pcreate(H5P_GROUP_CREATE));
+  H5Pset_obj_track_times(plan.id(), false);
+  return H5Gcreate2(parent, name.c_str(), H5P_DEFAULT, plan.id(), H5P_DEFAULT);
+}
+
 }  // namespace
 
 std::string_view hdf5_type_name(Hdf5Type type) { return row_of(type).name; }
@@ -352,7 +359,7 @@ Result<void> Hdf5Dataset::transfer_rows(std::int64_t first, std::int64_t rows, H
     return bad_input(fmt::format("{}: expected {}, found {}", where(), hdf5_type_name(type), hdf5_type_name(type_)));
   }
   if (first < 0 || rows < 0 || first > shape_[0] - rows) {
-    return bad_input(fmt::format("{}: rows {} to {} lie outside its {} rows", where(), first, first + rows, shape_[0]));
+    return bad_input(fmt::format("{}: {} rows from {} on lie outside its {} rows", where(), rows, first, shape_[0]));
   }
   const std::int64_t elements = rows * row_elements_;
   if (memory_elements != static_cast<std::size_t>(elements)) {
@@ -423,6 +430,18 @@ Result<void> Hdf5Group::check_links(const std::string& name) const {
   }
 }
 
+// Creates the groups of a path that do not exist yet.
+Result<void> Hdf5Group::make_parents(const std::string& name) {
+  for (std::size_t end = name.find('/'); end != std::string::npos; end = name.find('/', end + 1)) {
+    const std::string part = name.substr(0, end);
+    if (H5Lexists(id(), part.c_str(), H5P_DEFAULT) > 0) continue;
+    if (!Hdf5Handle(new_group(id(), part)).valid()) {
+      return io_error(fmt::format("{}: cannot create group {}: {}", file_path_, child_name(part), reason()));
+    }
+  }
+  return {};
+}
+
 bool Hdf5Group::has(const std::string& name) const {
   const Lock lock;
   return check_links(name).has_value();
@@ -445,9 +464,8 @@ Result<std::vector<std::string>> Hdf5Group::names() const {
 
 Result<Hdf5Group> Hdf5Group::create_group(const std::string& name) {
   const Lock lock;
-  const Hdf5Handle links(H5Pcreate(H5P_LINK_CREATE));
-  H5Pset_create_intermediate_group(links.id(), 1);
-  Hdf5Handle handle(H5Gcreate2(id(), name.c_str(), links.id(), H5P_DEFAULT, H5P_DEFAULT));
+  if (auto made = make_parents(name); !made) return tl::make_unexpected(made.error());
+  Hdf5Handle handle(new_group(id(), name));
   if (!handle.valid()) {
     return io_error(fmt::format("{}: cannot create group {}: {}", file_path_, child_name(name), reason()));
   }
@@ -487,9 +505,8 @@ Result<Hdf5Dataset> Hdf5Group::create_dataset(const std::string& name, const Hdf
   if (!options.growable) chunk[0] = std::min(chunk[0], std::max<hsize_t>(extents[0], 1));
   const Hdf5Handle space(H5Screate_simple(rank, extents.data(), limits.data()));
   const Hdf5Handle plan(H5Pcreate(H5P_DATASET_CREATE));
-  const Hdf5Handle links(H5Pcreate(H5P_LINK_CREATE));
-  H5Pset_create_intermediate_group(links.id(), 1);
-  H5Pset_obj_track_times(plan.id(), false);  // the same content gives the same bytes
+  if (auto made = make_parents(name); !made) return tl::make_unexpected(made.error());
+  H5Pset_obj_track_times(plan.id(), false);
   bool planned = true;
   if (chunked) planned = H5Pset_chunk(plan.id(), rank, chunk.data()) >= 0;
   if (options.deflate != 0) {
@@ -500,7 +517,7 @@ Result<Hdf5Dataset> Hdf5Group::create_dataset(const std::string& name, const Hdf
   Hdf5Handle handle;
   if (planned && space.valid()) {
     handle =
-        Hdf5Handle(H5Dcreate2(id(), name.c_str(), file_type(options.type), space.id(), links.id(), plan.id(), H5P_DEFAULT));
+        Hdf5Handle(H5Dcreate2(id(), name.c_str(), file_type(options.type), space.id(), H5P_DEFAULT, plan.id(), H5P_DEFAULT));
   }
   if (!handle.valid()) return io_error(fmt::format("{}: cannot create the dataset: {}", where, reason()));
   Hdf5Dataset dataset(std::move(handle), file_path_, child_name(name));

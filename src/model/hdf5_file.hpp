@@ -2,8 +2,8 @@
 //
 // All HDF5 calls of the process go through this file: the library is not thread-safe as Debian builds it, and one lock in
 // here lets a reader thread and a checkpoint run side by side. Files are written in HDF5's 1.10 format, whose metadata
-// carry checksums. Files that are read are not trusted: soft and external links, external storage, virtual datasets and
-// sizes that overflow are refused.
+// carry checksums, and without times: the same content gives the same bytes. Files that are read are not trusted: soft and
+// external links, external storage, virtual datasets and sizes that overflow are refused.
 #pragma once
 
 #include <cstddef>
@@ -186,6 +186,7 @@ class Hdf5Group : public Hdf5Object {
   friend class Hdf5File;
   using Hdf5Object::Hdf5Object;
   [[nodiscard]] Result<void> check_links(const std::string& name) const;
+  [[nodiscard]] Result<void> make_parents(const std::string& name);
   [[nodiscard]] std::string child_name(const std::string& name) const;
 };
 

@@ -243,7 +243,7 @@ Result<void> Corpus::read(Split which, std::int64_t offset, std::span<std::int32
   State::SplitState& split = state_->splits[static_cast<std::size_t>(which)];
   const auto count = static_cast<std::int64_t>(out.size());
   if (offset < 0 || count > split.dataset.rows() || offset > split.dataset.rows() - count) {
-    return bad_input(fmt::format("{}: tokens {} to {} lie outside its {}", split.dataset.where(), offset, offset + count,
+    return bad_input(fmt::format("{}: {} tokens from {} on lie outside its {}", split.dataset.where(), count, offset,
                                  split.dataset.rows()));
   }
   const std::lock_guard guard(split.mutex);

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <chrono>
 #include <cstdint>
 #include <filesystem>
 #include <fstream>
@@ -237,6 +238,25 @@ TEST_F(Hdf5FileTest, BadFilesAreErrors) {
     if (!inside) continue;
     if (inside->expect(Hdf5Type::u16, std::vector<std::int64_t>{5000})) (void)inside->read(std::span(read));
   }
+}
+
+TEST_F(Hdf5FileTest, TheSameContentGivesTheSameBytes) {
+  for (const std::string name : {"x", "y"}) {
+    auto file = Hdf5File::create(path(name));
+    ASSERT_TRUE(file);
+    ASSERT_TRUE(file->root().write_text("a/b/text", "same"));
+    ASSERT_TRUE(file->root().create_group("c/d"));
+    auto dataset = file->root().create_dataset(
+        "c/e", {.type = Hdf5Type::u16, .shape = {0}, .chunk_rows = 1000, .growable = true, .checksum = true});
+    ASSERT_TRUE(dataset);
+    ASSERT_TRUE(dataset->resize_rows(3));
+    const std::vector<std::uint16_t> values = {1, 2, 3};
+    ASSERT_TRUE(dataset->write(std::span<const std::uint16_t>(values)));
+    ASSERT_TRUE(file->root().set_attribute("step", std::int64_t{3}));
+    ASSERT_TRUE(file->close());
+    if (name == "x") std::this_thread::sleep_for(std::chrono::milliseconds(1100));  // HDF5's times have seconds
+  }
+  EXPECT_EQ(*read_whole_file(path("x"), 1'000'000), *read_whole_file(path("y"), 1'000'000));
 }
 
 TEST_F(Hdf5FileTest, ThreadsMayReadAndWriteAtOnce) {
