@@ -91,10 +91,9 @@ inline ScoreRule score_rule(const AttentionShape& shape, const DropoutMask& mask
   }
   rule.mask = &mask;
   if (mask.probability > 0.0F) {
-    const float scaled = mask.probability * 65536.0F + 0.5F;
-    rule.threshold = scaled >= 65535.0F ? 65535 : static_cast<std::int32_t>(scaled);
+    rule.threshold = static_cast<std::int32_t>(static_cast<double>(mask.probability) * 65536.0 + 0.5);
     rule.dropout = rule.threshold > 0;
-    rule.keep_factor = 65536.0F / static_cast<float>(65536 - rule.threshold);
+    rule.keep_factor = rule.threshold >= 65536 ? 0.0F : 65536.0F / static_cast<float>(65536 - rule.threshold);
   }
   return rule;
 }
@@ -105,8 +104,9 @@ HWY_INLINE void scores_in_place(const ScoreRule& rule, float* scores, std::int64
   for (std::int64_t k = k0; k < k1; ++k) {
     float* s = scores + k * kRowBlock;
     const VF raw = hn::LoadU(df, s);
-    const VF t = rule.cap > 0.0F ? hn::Mul(tanh_of(hn::Mul(raw, hn::Set(df, rule.cap_input))), hn::Set(df, rule.cap))
-                                 : hn::Mul(raw, hn::Set(df, rule.factor));
+    const VF t = rule.cap > 0.0F
+                     ? hn::Mul(simd::tanh_f32(df, hn::Mul(raw, hn::Set(df, rule.cap_input))), hn::Set(df, rule.cap))
+                     : hn::Mul(raw, hn::Set(df, rule.factor));
     hn::StoreU(t, df, s);
   }
 }

@@ -88,7 +88,7 @@ inline void finish_rows(const RowState& rows, bool sinks, float* factor) {
     }
     const VF inverse = hn::IfThenElseZero(hn::Gt(l, hn::Zero(df)), hn::Div(correction, l));
     hn::StoreU(inverse, df, factor + c);
-    hn::StoreU(hn::MulAdd(m, hn::Set(df, kLn2), log_of(l)), df, rows.m + c);
+    hn::StoreU(hn::MulAdd(m, hn::Set(df, kLn2), simd::log_f32(df, l)), df, rows.m + c);
   }
 }
 

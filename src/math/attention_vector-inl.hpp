@@ -1,5 +1,5 @@
-// Vector helpers of attention: exp2, tanh, transposes, row loads and stores, and the dropout mask. Included only by the
-// instruction-set files; everything has internal linkage.
+// Vector helpers of attention: exp2, transposes, rows of packed tiles, and the dropout mask for lanes that are rows.
+// Included only by the instruction-set files; everything has internal linkage.
 #pragma once
 
 #include <hwy/highway.h>
@@ -8,6 +8,7 @@
 #include <cstdint>
 
 #include "math/attention_kernels.hpp"
+#include "math/simd/math-inl.hpp"
 
 namespace quern {
 namespace {
@@ -47,14 +48,6 @@ HWY_INLINE VU rounded_bits(VF x) {
 /// x rounded to bf16 (nearest even), as f32.
 HWY_INLINE VF round_to_bf16(VF x) { return hn::BitCast(DF(), hn::And(rounded_bits(x), hn::Set(DU(), 0xFFFF0000U))); }
 HWY_INLINE VU load_u16(const std::uint16_t* x) { return hn::PromoteTo(DU(), hn::LoadU(hn::Rebind<std::uint16_t, DU>(), x)); }
-HWY_INLINE VF load_row(const float* x) { return hn::LoadU(DF(), x); }
-HWY_INLINE VF load_row(const bf16* x) { return hn::BitCast(DF(), hn::ShiftLeft<16>(load_u16(&x->bits))); }
-HWY_INLINE void store_row(VF v, float* x) { hn::StoreU(v, DF(), x); }
-HWY_INLINE void store_row(VF v, bf16* x) {
-  const VI bits = hn::BitCast(DI(), hn::ShiftRight<16>(rounded_bits(v)));
-  const hn::Rebind<std::uint16_t, DI> d16;
-  hn::StoreU(hn::DemoteTo(d16, bits), d16, &x->bits);
-}
 
 /// Where exp2 stops: 2^-100 vanishes beside a row's largest term (1), and its products with values are still normal numbers.
 constexpr float kExp2Floor = -100.0F;
@@ -84,40 +77,6 @@ HWY_INLINE VF exp2_of(VF t) {
   p = hn::MulAdd(p, f, hn::Set(df, 1.0F));
   const DI di;
   return hn::BitCast(df, hn::Add(hn::BitCast(di, p), hn::ShiftLeft<23>(hn::BitCast(di, shifted))));
-}
-
-/// tanh, odd polynomial below 0.625 (Cephes), (1 - e) / (1 + e) with e = exp(-2 |x|) above.
-HWY_INLINE VF tanh_of(VF x) {
-  const DF df;
-  const VF one = hn::Set(df, 1.0F);
-  const VF a = hn::Abs(x);
-  const VF e = exp2_of<false>(hn::Mul(a, hn::Set(df, -2.0F * kLog2E)));
-  const VF far = hn::CopySign(hn::Div(hn::Sub(one, e), hn::Add(one, e)), x);
-  const VF z = hn::Mul(x, x);
-  VF p = hn::MulAdd(hn::Set(df, -5.70498872745e-3F), z, hn::Set(df, 2.06390887954e-2F));
-  p = hn::MulAdd(p, z, hn::Set(df, -5.37397155531e-2F));
-  p = hn::MulAdd(p, z, hn::Set(df, 1.33314422036e-1F));
-  p = hn::MulAdd(p, z, hn::Set(df, -3.33332819422e-1F));
-  const VF near = hn::MulAdd(hn::Mul(p, z), x, x);
-  return hn::IfThenElse(hn::Lt(a, hn::Set(df, 0.625F)), near, far);
-}
-
-/// ln(x) of normal positive numbers: exponent plus the artanh series of the mantissa in [sqrt(1/2), sqrt(2)).
-HWY_INLINE VF log_of(VF x) {
-  const DF df;
-  const DI di;
-  // Subtracting the bits of sqrt(1/2) makes mantissas from there on carry into the exponent.
-  const VI bits = hn::BitCast(di, x);
-  const VI exponent = hn::ShiftRight<23>(hn::Sub(bits, hn::Set(di, 0x3F3504F3)));
-  const VF m = hn::BitCast(df, hn::Sub(bits, hn::ShiftLeft<23>(exponent)));
-  const VF one = hn::Set(df, 1.0F);
-  const VF s = hn::Div(hn::Sub(m, one), hn::Add(m, one));
-  const VF z = hn::Mul(s, s);
-  VF p = hn::MulAdd(hn::Set(df, 2.0F / 9), z, hn::Set(df, 2.0F / 7));
-  p = hn::MulAdd(p, z, hn::Set(df, 2.0F / 5));
-  p = hn::MulAdd(p, z, hn::Set(df, 2.0F / 3));
-  p = hn::MulAdd(p, z, hn::Set(df, 2.0F));
-  return hn::MulAdd(hn::ConvertTo(df, exponent), hn::Set(df, kLn2), hn::Mul(p, s));
 }
 
 /// to[c][r] = from[r][c] for 32-bit elements; rows and cols are multiples of 4.
@@ -175,7 +134,7 @@ HWY_INLINE void prefetch_rows(const T* from, std::int64_t stride, std::int64_t c
 template <class T>
 HWY_INLINE void unpack_row(const T* from, std::int64_t cols, float* to, std::int64_t padded) {
   std::int64_t c = 0;
-  for (; c + kLanes <= cols; c += kLanes) hn::StoreU(load_row(from + c), DF(), to + c);
+  for (; c + kLanes <= cols; c += kLanes) hn::StoreU(simd::load_f32(DF(), from + c), DF(), to + c);
   for (; c < cols; ++c) to[c] = to_float(from[c]);
   for (; c < padded; ++c) to[c] = 0.0F;
 }
@@ -189,7 +148,7 @@ HWY_INLINE void write_row(const float* from, std::int64_t cols, float factor, T*
   std::int64_t c = 0;
   for (; c + kLanes <= cols; c += kLanes) {
     const VF v = hn::Mul(hn::LoadU(df, from + c), hn::Set(df, factor));
-    store_row(hn::IfThenZeroElse(hn::Lt(hn::Abs(v), tiny), v), to + c);
+    simd::store_f32(DF(), hn::IfThenZeroElse(hn::Lt(hn::Abs(v), tiny), v), to + c);
   }
   for (; c < cols; ++c) {
     const float v = from[c] * factor;
@@ -202,7 +161,7 @@ template <class T>
 HWY_INLINE float dot_row(const T* a, const T* b, std::int64_t cols) {
   VF sum = hn::Zero(DF());
   std::int64_t c = 0;
-  for (; c + kLanes <= cols; c += kLanes) sum = hn::MulAdd(load_row(a + c), load_row(b + c), sum);
+  for (; c + kLanes <= cols; c += kLanes) sum = hn::MulAdd(simd::load_f32(DF(), a + c), simd::load_f32(DF(), b + c), sum);
   float total = hn::GetLane(hn::SumOfLanes(DF(), sum));
   for (; c < cols; ++c) total += to_float(a[c]) * to_float(b[c]);
   return total;
@@ -226,7 +185,8 @@ HWY_INLINE void wide_multiply(VU x, std::uint32_t factor, VU& high, VU& low) {
 }
 
 /// Dropout of probabilities: for kLanes mask rows and 8 consecutive columns, four words whose 16-bit halves are compared
-/// with `threshold` (see DropoutMask).
+/// with `threshold` (see DropoutMask). simd/philox-inl.hpp makes the same bits for the columns of one row; here lanes are
+/// rows.
 struct DropoutBlock {
   VU words[4];
 };

@@ -2,7 +2,8 @@
 //
 // Error model. f32: a score is a sum of head_dim products and an output one of `keys` products, each rounded once, so errors
 // stay below 2^-24 * (head_dim + keys + 64) of the tensor's largest row norm. bf16: inputs are exact; probabilities, score
-// gradients and results are rounded to 8 bits (2^-9 each), and D = rowsum(dO O) inherits the rounding of O: 2^-7 in all.
+// gradients and results are rounded to 8 bits (2^-9 each), and D = rowsum(dO O) inherits the rounding of O: 2^-7 in all, or
+// 2^-6 where head_dim is below 8 and a row has too few terms for their errors to average out in dP - D.
 #include "math/attention.hpp"
 
 #include <gtest/gtest.h>
@@ -184,7 +185,8 @@ void expect_matches_reference(Batch<T> batch, const std::string& what) {
       const AttentionSequence& s = batch.sequences[i];
       SCOPED_TRACE(what + ", " + table.attention->name + ", rows " + std::to_string(s.rows));
       const double units = static_cast<double>(shape.head_dim + s.rows + 64);
-      const double tolerance = kType<T> == ElementType::f32 ? units * 0x1p-24 : 0x1p-7;
+      const double rounding = shape.head_dim < 8 ? 0x1p-6 : 0x1p-7;
+      const double tolerance = kType<T> == ElementType::f32 ? units * 0x1p-24 : rounding;
       const auto check = [&](const std::vector<T>& x, std::int64_t stride, std::int64_t width, const std::vector<double>& y,
                              const char* name) {
         EXPECT_LE(row_error(batch.rows_of(x, stride, width, s.first_row, s.rows), y, shape.head_dim), tolerance) << name;
@@ -229,7 +231,7 @@ TYPED_TEST(AttentionTest, EveryLength) {
 TYPED_TEST(AttentionTest, EveryHeadLayoutAndSize) {
   const std::int64_t layouts[][2] = {{1, 1}, {4, 4}, {4, 2}, {6, 1}};
   for (const auto& [heads, kv_heads] : layouts) {
-    for (const std::int64_t head_dim : {8, 64}) {
+    for (const std::int64_t head_dim : {8, 32}) {
       Batch<TypeParam> batch;
       batch.shape = shape_of(heads, kv_heads, head_dim);
       batch.lengths = {70};
@@ -237,9 +239,9 @@ TYPED_TEST(AttentionTest, EveryHeadLayoutAndSize) {
                                                      std::to_string(head_dim));
     }
   }
-  for (const std::int64_t head_dim : {1, 31, 33, 48, 80, 128, 256}) {
+  for (const std::int64_t head_dim : {1, 31, 33, 64, 80, 128, 256}) {
     Batch<TypeParam> batch;
-    batch.shape = shape_of(2, 1, head_dim);
+    batch.shape = shape_of(1, 1, head_dim);
     batch.lengths = {66};
     expect_matches_reference(std::move(batch), "head_dim " + std::to_string(head_dim));
   }
@@ -262,7 +264,7 @@ TYPED_TEST(AttentionTest, ManyTasksPerSequence) {
 TYPED_TEST(AttentionTest, Windows) {
   for (const std::int64_t window : {1, 5, 64, 100}) {
     Batch<TypeParam> batch;
-    batch.shape = shape_of(4, 2, 32);
+    batch.shape = shape_of(2, 1, 16);
     batch.shape.window = window;
     batch.lengths = {200};
     expect_matches_reference(std::move(batch), "window " + std::to_string(window));
@@ -272,8 +274,8 @@ TYPED_TEST(AttentionTest, Windows) {
 TYPED_TEST(AttentionTest, SoftCapSinksAndDropoutTogetherAndAlone) {
   for (int features = 1; features < 16; ++features) {
     Batch<TypeParam> batch;
-    batch.shape = shape_of(4, 2, 40);
-    batch.lengths = {20, 100};
+    batch.shape = shape_of(4, 2, 24);
+    batch.lengths = {5, 70};
     if ((features & 1) != 0) batch.shape.soft_cap = 1.5F;
     if ((features & 2) != 0) batch.sinks = {0.5F, -1.0F, 3.0F, -40.0F};
     if ((features & 4) != 0) batch.dropout = {0.2F, 0x123456789ABCDEFULL, 5, 8, 17};
@@ -323,7 +325,7 @@ TYPED_TEST(AttentionTest, ThreadsDoNotChangeBits) {
   const auto make = [] {
     Batch<TypeParam> batch;
     batch.shape = shape_of(4, 2, 32);
-    batch.lengths = {130, 7, 64, 200};
+    batch.lengths = {100, 7, 64, 70};
     batch.dropout = {0.1F, 42, 1, 4, 0};
     batch.fill(11);
     return batch;
