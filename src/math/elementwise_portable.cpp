@@ -3,6 +3,13 @@
 #define HWY_COMPILE_ONLY_SCALAR
 #endif
 
+#include <hwy/highway.h>
+
+// On ARM, Highway's functions carry target attributes that their callers must share. Elsewhere this file's flags suffice.
+#if HWY_ARCH_ARM
+HWY_BEFORE_NAMESPACE();
+#endif
+
 #include "math/elementwise_table-inl.hpp"
 
 namespace quern {
@@ -18,3 +25,7 @@ const ElementwiseKernels* elementwise_kernels_avx512() { return nullptr; }
 #endif
 
 }  // namespace quern
+
+#if HWY_ARCH_ARM
+HWY_AFTER_NAMESPACE();
+#endif

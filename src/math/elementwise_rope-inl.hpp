@@ -17,14 +17,14 @@ struct Pairs {
 };
 
 HWY_INLINE Pairs load_pairs(const float* p) {
-  Pairs v;
 #if HWY_TARGET == HWY_SCALAR
-  v.even = hn::LoadU(DF(), p);
-  v.odd = hn::LoadU(DF(), p + 1);
+  return {hn::LoadU(DF(), p), hn::LoadU(DF(), p + 1)};
 #else
-  hn::LoadInterleaved2(DF(), p, v.even, v.odd);
+  VF even = hn::Undefined(DF());
+  VF odd = even;
+  hn::LoadInterleaved2(DF(), p, even, odd);
+  return {even, odd};
 #endif
-  return v;
 }
 
 HWY_INLINE void store_pairs(const Pairs& v, float* p) {

@@ -78,11 +78,14 @@ HWY_INLINE void dropout_lanes(const DropoutConstants& c, std::uint32_t row, std:
   const hn::Repartition<std::uint32_t, decltype(d64)> d32;
   using V = hn::Vec<decltype(d64)>;
   constexpr std::size_t kBlockLanes = HWY_LANES(std::uint64_t);
+  static_assert(kBlockLanes <= 8);
+  alignas(64) static constexpr std::uint64_t kCounting[8] = {0, 1, 2, 3, 4, 5, 6, 7};
   const V low = hn::Set(d64, 0xFFFFFFFFULL);
   const V mul0 = hn::Set(d64, kPhiloxMul0), mul1 = hn::Set(d64, kPhiloxMul1);
   const auto product = [d32](V a, V b) { return hn::MulEven(hn::BitCast(d32, a), hn::BitCast(d32, b)); };
   for (std::size_t block = 0; block < kBlocks; block += 2 * kBlockLanes) {
-    V a0 = hn::Iota(d64, first_block + block), b0 = hn::Iota(d64, first_block + block + kBlockLanes);
+    V a0 = hn::Add(hn::Set(d64, first_block + block), hn::Load(d64, kCounting));
+    V b0 = hn::Add(a0, hn::Set(d64, kBlockLanes));
     V a1 = hn::Set(d64, row), b1 = a1;
     V a2 = hn::Set(d64, c.site), b2 = a2;
     V a3 = hn::Set(d64, c.step), b3 = a3;
