@@ -20,7 +20,7 @@ HWY_INLINE Pairs load_pairs(const float* p) {
 #if HWY_TARGET == HWY_SCALAR
   return {hn::LoadU(DF(), p), hn::LoadU(DF(), p + 1)};
 #else
-  VF even = hn::Undefined(DF());
+  VF even = hn::Zero(DF());
   VF odd = even;
   hn::LoadInterleaved2(DF(), p, even, odd);
   return {even, odd};
