@@ -425,10 +425,6 @@ void matmul_backward_weight(Exec& exec, const ConstMatrix& dy, const ConstMatrix
                        steps * kernels.step, packed_b + p * panel_bytes);
       }
       const std::byte* dy_block = at(dy.data, (k0 * dy.row_stride + row_begin) * element_bytes);
-      if (sums_bias) {
-        kernels.column_sums({.data = dy_block, .stride = dy.row_stride, .rows = k, .cols = row_end - row_begin},
-                            dbias + row_begin);
-      }
       for (std::int64_t row = row_begin; row < row_end; row += tile_rows) {
         MatmulTile tile{.a = packed_a,
                         .a_row_stride = kernels.packed_a_row_stride,
@@ -459,6 +455,10 @@ void matmul_backward_weight(Exec& exec, const ConstMatrix& dy, const ConstMatrix
           matmul.store(
               {.tile = edge, .tile_stride = panel_cols, .rows = tile.rows, .cols = cols, .out = c, .out_stride = x.cols});
         }
+      }
+      if (sums_bias) {  // last, when dy's block is in cache
+        kernels.column_sums({.data = dy_block, .stride = dy.row_stride, .rows = k, .cols = row_end - row_begin},
+                            dbias + row_begin);
       }
     }
   };

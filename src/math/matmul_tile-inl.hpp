@@ -103,6 +103,13 @@ void pack_rows(const MatmulBlock& source, std::int64_t padded_k, void* out) {
     std::int64_t j = 0;
     if (k < source.rows) {
       const T* row = static_cast<const T*>(source.data) + k * source.stride;
+      if (k + 32 < source.rows) __builtin_prefetch(row + 32 * source.stride);  // hardware does not follow short rows
+      if constexpr (__is_same(T, float) && !kRound) {
+        if (source.cols == kPanel) {
+          __builtin_memcpy(panel, row, kPanel * sizeof(float));
+          continue;
+        }
+      }
       if constexpr (!kRound) {
         for (; j + kLanes <= source.cols; j += kLanes) Lanes::store(panel + j, load_lanes(row + j));
       }
@@ -144,10 +151,27 @@ void copy_rows(const MatmulBlock& source, std::int64_t padded_cols, void* out, s
   }
 }
 
+/// Eight vectors of columns at a time: enough independent chains to hide an addition's latency.
 template <class T>
 void column_sums(const MatmulBlock& source, float* sums) {
+  constexpr std::int64_t kChains = 8;
   const T* data = static_cast<const T*>(source.data);
   std::int64_t c = 0;
+  for (; c + kChains * kLanes <= source.cols; c += kChains * kLanes) {
+    Lanes::V sum[kChains];
+#pragma GCC unroll 8
+    for (std::int64_t i = 0; i < kChains; ++i) sum[i] = Lanes::zero();
+    for (std::int64_t r = 0; r < source.rows; ++r) {
+      const T* row = data + r * source.stride + c;
+#pragma GCC unroll 8
+      for (std::int64_t i = 0; i < kChains; ++i) sum[i] = Lanes::add(sum[i], load_lanes(row + i * kLanes));
+    }
+#pragma GCC unroll 8
+    for (std::int64_t i = 0; i < kChains; ++i) {
+      float* to = sums + c + i * kLanes;
+      Lanes::store(to, Lanes::add(Lanes::load(to), sum[i]));
+    }
+  }
   for (; c + kLanes <= source.cols; c += kLanes) {
     Lanes::V sum = Lanes::zero();
     for (std::int64_t r = 0; r < source.rows; ++r) sum = Lanes::add(sum, load_lanes(data + r * source.stride + c));
