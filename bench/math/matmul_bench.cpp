@@ -1,5 +1,6 @@
 // FLOP/s of the three products at training shapes, beside the register peak and (AMX) the peak of tiles fed from L1.
-// Arguments of each benchmark: M, N, K, threads. `peak` is the fraction of the register peak at that thread count.
+// Arguments of each benchmark: M, N, K, threads. `peak` is the fraction of the register peak at that thread count
+// (Google Benchmark prints it as a rate, with "/s").
 #include <benchmark/benchmark.h>
 
 #include <algorithm>

@@ -62,7 +62,8 @@ struct MutableMatrix {
 };
 
 /// What is done to each sum before it is stored: out = activation(sum + bias) + residual, in f32. `pre_activation`
-/// additionally receives sum + bias in the output's type.
+/// additionally receives sum + bias in the output's type; the activation is computed from the f32 sum, not from that copy.
+/// Where the instruction set converts to bf16 in hardware (avx512_vnni, amx), subnormals become zero.
 struct Epilogue {
   const float* bias = nullptr;  ///< [out.cols]
   Activation activation = Activation::none;

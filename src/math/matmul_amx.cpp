@@ -1,6 +1,10 @@
 // bf16 products on AMX tiles (TDPBF16PS: 16 x 16 sums, 32 products each). f32 products are AVX-512's, packs those of
 // VDPBF16PS: a tile of B is sixteen pairs of rows of a panel's half, read with the panel's stride.
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // false alarms inside GCC 12's intrinsics
+
+// False alarms inside GCC 12's intrinsics.
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#pragma GCC diagnostic ignored "-Wuninitialized"
+
 #include <immintrin.h>
 
 #include <cstddef>

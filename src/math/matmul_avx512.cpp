@@ -1,5 +1,9 @@
 // Matrix products for AVX-512 (F, BW, DQ, VL), f32 operands.
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // false alarms inside GCC 12's intrinsics
+
+// False alarms inside GCC 12's intrinsics.
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#pragma GCC diagnostic ignored "-Wuninitialized"
+
 #include <immintrin.h>
 
 #include <cstddef>

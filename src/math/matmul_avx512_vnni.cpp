@@ -1,5 +1,9 @@
 // Matrix products for AVX-512 with bf16 dot products (VDPBF16PS: two products per 4-byte lane). f32 products are AVX-512's.
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // false alarms inside GCC 12's intrinsics
+
+// False alarms inside GCC 12's intrinsics.
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#pragma GCC diagnostic ignored "-Wuninitialized"
+
 #include <immintrin.h>
 
 #include <cstddef>
