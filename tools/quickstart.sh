@@ -37,7 +37,6 @@ done
 cd "$root"
 started=$SECONDS
 quern=build/release/tools/quern
-corpus=data/kjv.h5
 
 step "Packages"
 tools/setup.sh build
@@ -48,11 +47,7 @@ build release
 "$quern" --version
 
 step "Text"
-if [[ -e $corpus ]]; then
-  say "$corpus is there"
-else
-  "$quern" data prepare kjv --tokenizer bpe --vocab 4096 --out "$corpus"
-fi
+"$quern" data prepare kjv --tokenizer bpe --vocab 4096 --out data/kjv.h5
 
 step "Training (configs/quickstart.yaml)"
 how=()
@@ -69,9 +64,9 @@ step "Sample"
 step "Done in $((SECONDS - started)) s. What to try next"
 cat <<NEXT
   $quern sample "$run_dir" -p "In the beginning" --temperature 0.7
-  $quern train configs/quickstart.yaml --dry-run          # parameters, memory and FLOP of a run
-  $quern train configs/quickstart.yaml run.dir=runs/wider model.width=256
-  $quern data prepare YOUR.txt --tokenizer bpe --vocab 4096 --out data/yours.h5
-  $quern hardware                                         # what this machine can do
+  $quern train configs/quickstart.yaml train.steps=1000 run.dir=runs/longer
+  $quern train configs/quickstart.yaml --dry-run    # parameters, memory and FLOP of a run
+  $quern data prepare YOUR.txt --out data/yours.h5  # then: train ... data.corpus=data/yours.h5
+  $quern hardware                                   # what this machine can do
   $quern --help
 NEXT
