@@ -11,17 +11,33 @@ function(run)
 endfunction()
 
 set(prefix ${WORK_DIR}/prefix)
-file(REMOVE_RECURSE ${WORK_DIR}/prefix ${WORK_DIR}/example ${WORK_DIR}/headers)
+file(REMOVE_RECURSE ${WORK_DIR}/prefix ${WORK_DIR}/example ${WORK_DIR}/run ${WORK_DIR}/headers)
 
 run(${CMAKE_COMMAND} --install ${QUERN_BINARY_DIR} --prefix ${prefix} --component libraries)
 
 set(settings -G Ninja -DCMAKE_CXX_COMPILER=${CXX_COMPILER} -DCMAKE_PREFIX_PATH=${prefix} -DCMAKE_BUILD_TYPE=Release)
 run(${CMAKE_COMMAND} -S ${CMAKE_CURRENT_LIST_DIR}/example -B ${WORK_DIR}/example ${settings})
 run(${CMAKE_COMMAND} --build ${WORK_DIR}/example)
-run(${WORK_DIR}/example/example)
+
+# A tiny run for the example to read.
+string(REPEAT "In the beginning was the word, and the word was written down.\n" 80 text)
+file(WRITE ${WORK_DIR}/run/text.txt "${text}")
+file(WRITE ${WORK_DIR}/run/run.yaml "run: {dir: '${WORK_DIR}/run/out'}
+model: {context: 32, layers: 1, width: 32, heads: 2}
+data: {corpus: '${WORK_DIR}/run/text.h5'}
+train: {steps: 3, batch: 2}
+sample: {tokens: 0}
+")
+run(${QUERN} data prepare ${WORK_DIR}/run/text.txt --tokenizer char --out ${WORK_DIR}/run/text.h5)
+run(${QUERN} train ${WORK_DIR}/run/run.yaml)
+run(${WORK_DIR}/example/example ${WORK_DIR}/run/out "In the")
 message("example: ${output}")
-if(NOT output MATCHES "threads: -?[0-9]")
-  message(FATAL_ERROR "the example printed no result")
+if(NOT output MATCHES "\\(30 tokens, ")
+  message(FATAL_ERROR "the example generated no 30 tokens")
+endif()
+execute_process(COMMAND ${WORK_DIR}/example/example ${WORK_DIR}/absent "In the" RESULT_VARIABLE result ERROR_VARIABLE output)
+if(result EQUAL 0 OR NOT output MATCHES "absent")
+  message(FATAL_ERROR "the example did not name the missing run: ${output}")
 endif()
 
 # One source per header: one that includes them all would hide what a header forgets to include.
