@@ -1,0 +1,94 @@
+// quern train: a run from a YAML file.
+#include <fmt/format.h>
+
+#include <atomic>
+#include <csignal>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "command.hpp"
+#include "train/run_config.hpp"
+#include "train/trainer.hpp"
+#include "train_display.hpp"
+
+namespace quern::tools {
+
+namespace {
+
+struct Arguments {
+  std::string file;
+  std::vector<std::string> overrides;
+  bool resume = false;
+  bool force = false;
+  bool dry_run = false;
+};
+
+std::atomic<int> stop_signal{0};
+
+/// The first signal asks for a stop after the step; a second one of the same kind ends the process at once.
+extern "C" void on_signal(int signal) {
+  stop_signal.store(signal, std::memory_order_relaxed);
+  std::signal(signal, SIG_DFL);
+}
+
+Result<int> train(const Arguments& arguments) {
+  const auto run = load_run_config(arguments.file, arguments.overrides);
+  if (!run) return tl::make_unexpected(run.error());
+  if (const auto files = check_run_files(*run); !files) return tl::make_unexpected(files.error());
+  if (arguments.dry_run) {
+    const auto plan = plan_training(*run);
+    if (!plan) return tl::make_unexpected(plan.error());
+    fmt::print("{}\n{}", to_yaml(plan->run), plan_text(*plan));
+    if (const auto fits = check_memory(*plan); !fits) return tl::make_unexpected(fits.error());
+    return kExitOk;
+  }
+
+  TrainDisplay display;
+  TrainOptions options{.resume = arguments.resume, .force = arguments.force, .stop_signal = &stop_signal};
+  auto trainer = Trainer::create(*run, options, display.events());
+  if (!trainer) return tl::make_unexpected(trainer.error());
+  std::signal(SIGINT, on_signal);
+  std::signal(SIGTERM, on_signal);
+  fmt::print("{}", plan_text((*trainer)->plan()));
+  const auto summary = (*trainer)->run();
+  display.finish();
+  std::signal(SIGINT, SIG_DFL);
+  std::signal(SIGTERM, SIG_DFL);
+  if (!summary) return tl::make_unexpected(summary.error());
+
+  if (summary->already_complete) {
+    fmt::print("{}: complete, {} steps were done in {} (best val_loss {:.4f}); raise train.steps to go on\n", run->dir,
+               summary->steps, duration_text(summary->seconds), summary->best_val_loss);
+    return kExitOk;
+  }
+  fmt::print(
+      "{}: {} steps in {}, best val_loss {:.4f}, {:.0f} tokens/s (median), peak of this run's registers {:.0f} GFLOP/s\n",
+      run->dir, summary->steps, duration_text(summary->seconds), summary->best_val_loss, summary->median_tokens_per_second,
+      summary->peak_gflops);
+  if (summary->stopped_by_signal != 0) {
+    fmt::print("stopped by signal {} after step {}, saved; go on with: quern train {} --resume\n",
+               summary->stopped_by_signal, summary->steps, arguments.file);
+    return 128 + summary->stopped_by_signal;
+  }
+  return kExitOk;
+}
+
+}  // namespace
+
+void add_train(CLI::App& app, Command& command) {
+  const auto arguments = std::make_shared<Arguments>();
+  CLI::App* train_command = app.add_subcommand("train", "Train a model as a YAML run says");
+  train_command->footer(examples(
+      {"quern train configs/quickstart.yaml", "quern train configs/quickstart.yaml train.steps=50 run.dir=runs/short",
+       "quern train configs/quickstart.yaml --dry-run", "quern train configs/quickstart.yaml --resume"}));
+  train_command->add_option("RUN", arguments->file, "The run (YAML); `quern config-keys` lists its keys")->required();
+  train_command->add_option("KEY=VALUE", arguments->overrides, "Keys to set beside the file's, such as train.steps=100");
+  train_command->add_flag("--resume", arguments->resume, "Go on from the run folder's newest checkpoint");
+  train_command->add_flag("--force", arguments->force, "Replace a run that is there")->excludes("--resume");
+  train_command->add_flag("--dry-run", arguments->dry_run,
+                          "Print the resolved run, parameters, memory and FLOP per token; train nothing");
+  train_command->callback([&command, arguments] { command.run = [arguments] { return train(*arguments); }; });
+}
+
+}  // namespace quern::tools

@@ -1,0 +1,34 @@
+// What the subcommands share: each adds itself to the command line, and the one that the user named leaves a function to
+// run.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <functional>
+#include <string>
+
+#include "math/result.hpp"
+
+namespace quern::tools {
+
+/// The work of the subcommand on the command line: an exit code, or an error whose sentence main() prints.
+struct Command {
+  std::function<Result<int>()> run;
+};
+
+/// One function per cmd_*.cpp file.
+void add_completion(CLI::App& app, Command& command);
+void add_config_keys(CLI::App& app, Command& command);
+void add_data(CLI::App& app, Command& command);
+void add_hardware(CLI::App& app, Command& command);
+void add_sample(CLI::App& app, Command& command);
+void add_train(CLI::App& app, Command& command);
+
+/// Exit codes.
+inline constexpr int kExitOk = 0;
+inline constexpr int kExitFailure = 1;   ///< the system or this machine refused
+inline constexpr int kExitBadInput = 2;  ///< usage, or a file, key or argument that is not what it must be
+
+/// "Example:\n  LINE\n ..." for a subcommand's footer.
+[[nodiscard]] std::string examples(std::initializer_list<std::string_view> lines);
+
+}  // namespace quern::tools
