@@ -44,12 +44,12 @@ Result<int> train(const Arguments& arguments) {
     return kExitOk;
   }
 
+  std::signal(SIGINT, on_signal);
+  std::signal(SIGTERM, on_signal);
   TrainDisplay display;
   TrainOptions options{.resume = arguments.resume, .force = arguments.force, .stop_signal = &stop_signal};
   auto trainer = Trainer::create(*run, options, display.events());
   if (!trainer) return tl::make_unexpected(trainer.error());
-  std::signal(SIGINT, on_signal);
-  std::signal(SIGTERM, on_signal);
   fmt::print("{}", plan_text((*trainer)->plan()));
   const auto summary = (*trainer)->run();
   display.finish();

@@ -1,0 +1,113 @@
+// quern train and quern sample as a user runs them: dry run, signals, resume, samples, damaged files.
+#include <gtest/gtest.h>
+
+#include <nlohmann/json.hpp>
+#include <string>
+
+#include "tools/run_quern.hpp"
+
+namespace quern {
+namespace {
+
+bool contains(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
+
+class CliTrain : public testing::Test {
+ protected:
+  CliTrain() : folder_("quern_cli_train") {}
+  void SetUp() override {
+    std::string text;
+    for (int i = 0; i < 600; ++i) text += "the cat " + std::to_string(i * 7919 % 1000) + " sat on the mat\n";
+    const std::string source = folder_.write("cats.txt", text);
+    ASSERT_EQ(run_quern("data prepare " + source + " --tokenizer bpe --vocab 300 --out " + folder_.file("cats.h5")).code, 0);
+    yaml_ =
+        folder_.write("run.yaml", "run:\n  dir: " + folder_.file("run") + "\ndata:\n  corpus: " + folder_.file("cats.h5") +
+                                      "\nmodel:\n  layers: 2\n  width: 32\n  heads: 2\n  context: 32\n"
+                                      "train:\n  steps: 30\n  batch: 4\n  eval_every: 10\n  log_every: 5\n  dropout: 0.1\n"
+                                      "optimizer:\n  warmup_steps: 3\nsystem:\n  threads: 2\n");
+  }
+  TestFolder folder_;
+  std::string yaml_;
+};
+
+TEST_F(CliTrain, DryRunPrintsThePlanAndWritesNothing) {
+  const ProgramResult result = run_quern("train " + yaml_ + " train.steps=12 --dry-run");
+  ASSERT_EQ(result.code, 0) << result.err;
+  for (const char* part : {"steps: 12", "parameters", "FLOP per token", "memory: activations"}) {
+    EXPECT_TRUE(contains(result.out, part)) << part << "\n" << result.out;
+  }
+  EXPECT_FALSE(std::filesystem::exists(folder_.file("run")));
+}
+
+TEST_F(CliTrain, TrainsLogsSamplesAndDoesNotOverwrite) {
+  const ProgramResult result = run_quern("train " + yaml_);
+  ASSERT_EQ(result.code, 0) << result.err;
+  EXPECT_TRUE(contains(result.out, "val_loss")) << result.out;
+  std::istringstream lines(read_text_file(folder_.file("run/metrics.jsonl")));
+  int count = 0, evaluated = 0;
+  for (std::string line; std::getline(lines, line); ++count) {
+    const auto json = nlohmann::json::parse(line, nullptr, false);
+    ASSERT_TRUE(json.is_object()) << line;
+    for (const char* key : {"step", "train_loss", "tokens_per_second", "gflops", "peak_fraction", "seconds"}) {
+      EXPECT_TRUE(json.contains(key)) << key;
+    }
+    evaluated += json.contains("val_loss") ? 1 : 0;
+  }
+  EXPECT_EQ(count, 6);
+  EXPECT_EQ(evaluated, 3);
+  EXPECT_EQ(run_quern("train " + yaml_).code, 2) << "a run that is there is not overwritten";
+  EXPECT_TRUE(contains(run_quern("train " + yaml_ + " --resume").out, "complete"));
+
+  const std::string sample = "sample " + folder_.file("run") + " -p 'the cat' -n 20 --seed 3 --json";
+  const ProgramResult one = run_quern(sample + " --threads 1");
+  const ProgramResult two = run_quern(sample + " --threads 2");
+  ASSERT_EQ(one.code, 0) << one.err;
+  const auto a = nlohmann::json::parse(one.out, nullptr, false), b = nlohmann::json::parse(two.out, nullptr, false);
+  ASSERT_TRUE(a.is_object()) << one.out;
+  EXPECT_EQ(a["tokens"].size(), 20U);
+  EXPECT_EQ(a["tokens"], b["tokens"]);
+  const ProgramResult plain =
+      run_quern("sample " + folder_.file("run/checkpoints/last.h5") + " -p 'the cat' -n 40 --temperature 0");
+  EXPECT_EQ(plain.code, 0) << plain.err;
+  EXPECT_EQ(plain.out.rfind("the cat", 0), 0U) << plain.out;
+}
+
+TEST_F(CliTrain, SignalsFinishTheStepSaveAndResume) {
+  for (const auto& [name, code] : {std::pair{"INT", 130}, std::pair{"TERM", 143}}) {
+    const std::string run = "train " + yaml_ + " train.steps=100000 train.eval_every=0 train.log_every=1";
+    const ProgramResult stopped = run_shell("timeout --preserve-status -s " + std::string(name) + " 1 " QUERN_BINARY " " +
+                                            run + (code == 143 ? " --force" : ""));
+    EXPECT_EQ(stopped.code, code) << stopped.out << stopped.err;
+    EXPECT_TRUE(contains(stopped.out, "--resume")) << stopped.out;
+    EXPECT_TRUE(std::filesystem::exists(folder_.file("run/checkpoints/last.h5")));
+  }
+  const ProgramResult resumed = run_shell("timeout --preserve-status -s INT 1 " QUERN_BINARY " train " + yaml_ +
+                                          " train.steps=100000 train.eval_every=0 --resume");
+  EXPECT_EQ(resumed.code, 130) << resumed.err;
+}
+
+TEST_F(CliTrain, BadFilesGetASentenceAndExitCode2) {
+  const auto refused = [&](const std::string& arguments, const std::string& part) {
+    const ProgramResult result = run_quern(arguments);
+    EXPECT_EQ(result.code, 2) << arguments << "\n" << result.out << result.err;
+    EXPECT_TRUE(contains(result.err, part)) << result.err;
+    EXPECT_EQ(result.err.rfind("quern: ", 0), 0U) << result.err;
+  };
+  refused("train " + folder_.file("none.yaml"), "none.yaml");
+  refused("train " + yaml_ + " train.stesp=3", "train.steps");
+  refused("train " + yaml_ + " train.steps=many", "train.steps");
+  refused("train " + yaml_ + " data.corpus=" + yaml_, "run.yaml");
+  refused("train " + folder_.write("broken.yaml", "run: [unclosed\n"), "broken.yaml:");
+  refused("sample " + folder_.file("nowhere"), "nowhere");
+  refused("sample " + yaml_, "run.yaml");
+  const std::string corpus = read_text_file(folder_.file("cats.h5"));
+  refused("train " + yaml_ + " data.corpus=" + folder_.write("cut.h5", corpus.substr(0, corpus.size() / 2)), "cut.h5");
+
+  ASSERT_EQ(run_quern("train " + yaml_ + " train.steps=5").code, 0);
+  std::string checkpoint = read_text_file(folder_.file("run/checkpoints/last.h5"));
+  checkpoint[checkpoint.size() / 2] = static_cast<char>(checkpoint[checkpoint.size() / 2] ^ 1);
+  refused("sample " + folder_.write("flipped.h5", checkpoint), "flipped.h5");
+  refused("sample " + folder_.write("cut_checkpoint.h5", checkpoint.substr(0, 900)), "cut_checkpoint.h5");
+}
+
+}  // namespace
+}  // namespace quern
