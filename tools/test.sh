@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # Installs what the tests need, builds them, and runs every one.
 #
-#   tools/test.sh [--preset test|dev|asan|tsan] [-R REGEX]
+#   tools/test.sh [--preset test|dev|asan|tsan|coverage] [-R REGEX]
 #
-#   --preset NAME   asan: address and undefined-behaviour sanitizers; tsan: thread sanitizer (default: test)
+#   --preset NAME   asan: address and undefined-behaviour sanitizers; tsan: thread sanitizer; coverage: gcov
+#                   (default: test)
 #   -R REGEX        only tests whose name matches
 #
 # Tests that compare with reference data look for the folder $QUERN_SHARED (by default ../shared) and are skipped without it;
@@ -27,7 +28,7 @@ while (($# > 0)); do
       shift 2
       ;;
     -h | --help)
-      sed -n '2,10s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
+      sed -n '2,11s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
       exit 0
       ;;
     *) usage_error "unknown argument '$1'" ;;
