@@ -36,8 +36,8 @@ template <class T>
 struct ElementwiseKernelsFor {
   /// y = x / sqrt(mean(x^2) + eps) * weight (Zhang & Sennrich 2019). x f32 [rows, cols]; y T; rstd [rows] (nullable)
   /// receives 1/sqrt(mean(x^2) + eps).
-  void (*rms_norm_forward)(const float* x, std::int64_t x_stride, const float* weight, float eps, T* y, std::int64_t y_stride,
-                           float* rstd, std::int64_t rows, std::int64_t cols);
+  void (*rms_norm_forward)(const float* x, std::int64_t x_stride, const float* weight, float eps, T* y,
+                           std::int64_t y_stride, float* rstd, std::int64_t rows, std::int64_t cols);
   /// The same from and to T: per-head QK norm. `x` and `y` may be the same memory.
   void (*head_norm_forward)(const T* x, std::int64_t x_stride, const float* weight, float eps, T* y, std::int64_t y_stride,
                             float* rstd, std::int64_t rows, std::int64_t cols);
@@ -57,8 +57,8 @@ struct ElementwiseKernelsFor {
                               std::int64_t pre_stride, T* dpre, std::int64_t dpre_stride, std::int64_t rows,
                               std::int64_t cols);
   /// out [rows, width] = activation(gate) * up, where a row of gate_up is gate [width] then up [width] (Shazeer 2020).
-  void (*gated_forward)(Activation activation, const T* gate_up, std::int64_t gate_up_stride, T* out, std::int64_t out_stride,
-                        std::int64_t rows, std::int64_t width);
+  void (*gated_forward)(Activation activation, const T* gate_up, std::int64_t gate_up_stride, T* out,
+                        std::int64_t out_stride, std::int64_t rows, std::int64_t width);
   void (*gated_backward)(Activation activation, const float* dout, std::int64_t dout_stride, const T* gate_up,
                          std::int64_t gate_up_stride, T* dgate_up, std::int64_t dgate_up_stride, std::int64_t rows,
                          std::int64_t width);
@@ -103,9 +103,9 @@ struct ElementwiseKernels {
   ElementwiseKernelsFor<bf16> b16;
 
   /// Backward of rms_norm_forward: dx (+=) f32, dweight [cols] (+=). dy f32.
-  void (*rms_norm_backward)(const float* dy, std::int64_t dy_stride, const float* x, std::int64_t x_stride, const float* weight,
-                            const float* rstd, float* dx, std::int64_t dx_stride, float* dweight, std::int64_t rows,
-                            std::int64_t cols);
+  void (*rms_norm_backward)(const float* dy, std::int64_t dy_stride, const float* x, std::int64_t x_stride,
+                            const float* weight, const float* rstd, float* dx, std::int64_t dx_stride, float* dweight,
+                            std::int64_t rows, std::int64_t cols);
   /// Backward of layer_norm_forward: dx (+=), dweight (+=), dbias (+=, nullable).
   void (*layer_norm_backward)(const float* dy, std::int64_t dy_stride, const float* x, std::int64_t x_stride,
                               const float* weight, const float* mean, const float* rstd, float* dx, std::int64_t dx_stride,

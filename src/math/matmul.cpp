@@ -23,7 +23,6 @@ using internal::GradientBlocking;
 using internal::kMaxBBytes;
 using internal::kMaxDepth;
 using internal::kMaxGradientDepth;
-using internal::kMaxRows;
 using internal::kMaxSumBytes;
 using internal::operand_bytes;
 using internal::round_up;

@@ -19,7 +19,7 @@
 namespace quern {
 
 // 14 x 32: 28 sums, two vectors of B and one of A in 32 registers, 16 loads for 28 multiply-adds; B comes from L2 at 9 bytes
-// a cycle. 8 x 48 and 6 x 64 need twice that. `matmul_bench` measures it.
+// a cycle. 8 x 48 and 6 x 64 need twice that.
 const MatmulKernels* matmul_kernels_avx512() {
   static constexpr MatmulKernels kKernels = f32_operand_kernels<14, 2>("avx512");
   return &kKernels;
