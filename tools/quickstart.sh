@@ -64,7 +64,7 @@ step "Sample"
 step "Done in $((SECONDS - started)) s. What to try next"
 cat <<NEXT
   $quern sample "$run_dir" -p "In the beginning" --temperature 0.7
-  $quern train configs/quickstart.yaml train.steps=1000 run.dir=runs/longer
+  $quern train configs/quickstart.yaml train.steps=5000 run.dir=runs/longer
   $quern train configs/quickstart.yaml --dry-run    # parameters, memory and FLOP of a run
   $quern data prepare YOUR.txt --out data/yours.h5  # then: train ... data.corpus=data/yours.h5
   $quern hardware                                   # what this machine can do
