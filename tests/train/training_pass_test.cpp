@@ -191,5 +191,44 @@ TEST(TrainingPass, MaskedTokensCannotChangeTheLossOrGradient) {
   for (const float g : harness.gradients) ASSERT_EQ(g, 0.0F);
 }
 
+// A sequence's losses are the same bits alone, in a batch, and wherever in the batch it stands.
+TEST(TrainingPass, ABatchOfOneEqualsItsRowOfMany) {
+  for (const NamedModel& model : tiny_models()) {
+    for (const ComputeType compute : {ComputeType::f32, ComputeType::bf16}) {
+      SCOPED_TRACE(model.name);
+      const std::int64_t length = 19;
+      const ReferenceBatch many = random_reference_batch(model.config, 4, length, 8);
+      ModelHarness harness(model.config, {supported_kernels().front(), false}, compute, 2, 80);
+      const HarnessBatch all(many);
+      harness.evaluate(all.view());
+      const std::vector<float> together(harness.row_losses().begin(), harness.row_losses().end());
+      const auto pick = [&](const std::vector<std::int64_t>& order) {
+        ReferenceBatch batch;
+        for (const std::int64_t s : order) {
+          batch.spans.push_back({static_cast<std::int64_t>(batch.inputs.size()), length});
+          for (std::int64_t i = s * length; i < (s + 1) * length; ++i) {
+            const auto row = static_cast<std::size_t>(i);
+            batch.inputs.push_back(many.inputs[row]);
+            batch.targets.push_back(many.targets[row]);
+            batch.weights.push_back(many.weights[row]);
+            batch.positions.push_back(many.positions[row]);
+          }
+        }
+        return batch;
+      };
+      for (const std::vector<std::int64_t>& order : {std::vector<std::int64_t>{2}, {3, 1, 0, 2}}) {
+        const HarnessBatch picked(pick(order));
+        harness.evaluate(picked.view());
+        for (std::size_t s = 0; s < order.size(); ++s) {
+          for (std::int64_t i = 0; i < length; ++i) {
+            ASSERT_EQ(harness.row_losses()[s * static_cast<std::size_t>(length) + static_cast<std::size_t>(i)],
+                      together[static_cast<std::size_t>(order[s] * length + i)]);
+          }
+        }
+      }
+    }
+  }
+}
+
 }  // namespace
 }  // namespace quern
