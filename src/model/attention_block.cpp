@@ -58,20 +58,9 @@ void attention_output_forward(Exec& exec, const ModelWeights& weights, std::int6
                               const BlockDropout& dropout, RowRange range) {
   const ModelConfig& config = weights.config;
   const LayerWeights& w = weights.layers[static_cast<std::size_t>(layer)];
-  const std::int64_t width = config.width;
-  const ConstMatrix attention = rows_of(buffers.attention, range, config.query_width());
-  const float* x_in = buffers.x_in + range.begin * width;
-  if (dropout.probability == 0.0F) {
-    matmul_forward(exec, attention, w.attention_out, mutable_rows_of(buffers.x_mid, range, width),
-                   {.bias = w.attention_out_bias, .residual = x_in, .residual_stride = width});
-    return;
-  }
-  SplitScratch scratch(exec, static_cast<std::size_t>(range.rows() * width) * sizeof(float));
-  auto* branch = reinterpret_cast<float*>(scratch.own);
-  matmul_forward(scratch.inner, attention, w.attention_out, {branch, ElementType::f32, range.rows(), width, width},
-                 {.bias = w.attention_out_bias});
-  exec.backend.kernels->elementwise->dropout_add(branch, width, x_in, width, buffers.x_mid + range.begin * width, width,
-                                                 range.rows(), width, dropout.attention_out(range.begin));
+  internal::project_onto_residual(exec, rows_of(buffers.attention, range, config.query_width()), w.attention_out,
+                                  w.attention_out_bias, buffers.x_in, buffers.x_mid, dropout.attention_out(range.begin),
+                                  range);
 }
 
 template <class T>

@@ -70,6 +70,24 @@ void split_rows(Exec& exec, RowRange range, Work&& work) {
   });
 }
 
+/// Ends a block half on rows `range`: out = residual + dropout(in W^T + bias), f32 [.., w.rows]. Dropout takes a team of
+/// one.
+inline void project_onto_residual(Exec& exec, const ConstMatrix& in, const Weight& w, const float* bias,
+                                  const float* residual, float* out, const DropoutMask& mask, RowRange range) {
+  const std::int64_t width = w.rows;
+  const float* residual_rows = residual + range.begin * width;
+  if (mask.probability == 0.0F) {
+    matmul_forward(exec, in, w, mutable_rows_of(out, range, width),
+                   {.bias = bias, .residual = residual_rows, .residual_stride = width});
+    return;
+  }
+  SplitScratch scratch(exec, static_cast<std::size_t>(range.rows() * width) * sizeof(float));
+  auto* branch = reinterpret_cast<float*>(scratch.own);
+  matmul_forward(scratch.inner, in, w, {branch, ElementType::f32, range.rows(), width, width}, {.bias = bias});
+  exec.backend.kernels->elementwise->dropout_add(branch, width, residual_rows, width, out + range.begin * width, width,
+                                                 range.rows(), width, mask);
+}
+
 /// norm (either kind) of rows `range` of x [.., width] into out; mean and rstd may be null.
 template <class T>
 void norm_forward(Exec& exec, const ModelConfig& config, const float* weight, const float* bias, const float* x, T* out,

@@ -37,19 +37,8 @@ void mlp_forward(Exec& exec, const ModelWeights& weights, std::int64_t layer, co
                     .pre_activation = offset_or_null(buffers.mlp_pre, range.begin * hidden),
                     .pre_activation_stride = hidden});
   }
-  const ConstMatrix act = rows_of(buffers.mlp_act, range, hidden);
-  const float* x_mid = buffers.x_mid + range.begin * width;
-  if (dropout.probability == 0.0F) {
-    matmul_forward(exec, act, w.mlp_out, mutable_rows_of(buffers.x_out, range, width),
-                   {.bias = w.mlp_out_bias, .residual = x_mid, .residual_stride = width});
-    return;
-  }
-  SplitScratch scratch(exec, static_cast<std::size_t>(range.rows() * width) * sizeof(float));
-  auto* branch = reinterpret_cast<float*>(scratch.own);
-  matmul_forward(scratch.inner, act, w.mlp_out, {branch, ElementType::f32, range.rows(), width, width},
-                 {.bias = w.mlp_out_bias});
-  exec.backend.kernels->elementwise->dropout_add(branch, width, x_mid, width, buffers.x_out + range.begin * width, width,
-                                                 range.rows(), width, dropout.mlp_out(range.begin));
+  internal::project_onto_residual(exec, rows_of(buffers.mlp_act, range, hidden), w.mlp_out, w.mlp_out_bias, buffers.x_mid,
+                                  buffers.x_out, dropout.mlp_out(range.begin), range);
 }
 
 template <class T>
