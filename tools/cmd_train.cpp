@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 
 #include <atomic>
+#include <cmath>
 #include <csignal>
 #include <memory>
 #include <string>
@@ -25,6 +26,9 @@ struct Arguments {
 };
 
 std::atomic<int> stop_signal{0};
+
+/// "1.2345", or "none" where no validation ran.
+std::string loss_text(double loss) { return std::isfinite(loss) ? fmt::format("{:.4f}", loss) : "none"; }
 
 /// The first signal asks for a stop after the step; a second one of the same kind ends the process at once.
 extern "C" void on_signal(int signal) {
@@ -58,17 +62,18 @@ Result<int> train(const Arguments& arguments) {
   if (!summary) return tl::make_unexpected(summary.error());
 
   if (summary->already_complete) {
-    fmt::print("{}: complete, {} steps were done in {} (best val_loss {:.4f}); raise train.steps to go on\n", run->dir,
-               summary->steps, duration_text(summary->seconds), summary->best_val_loss);
+    fmt::print("{}: complete, {} steps were done in {} (best val_loss {}); raise train.steps to go on\n", run->dir,
+               summary->steps, duration_text(summary->seconds), loss_text(summary->best_val_loss));
     return kExitOk;
   }
-  fmt::print(
-      "{}: {} steps in {}, best val_loss {:.4f}, {:.0f} tokens/s (median), peak of this run's registers {:.0f} GFLOP/s\n",
-      run->dir, summary->steps, duration_text(summary->seconds), summary->best_val_loss, summary->median_tokens_per_second,
-      summary->peak_gflops);
+  fmt::print("{}: {} steps in {}, best val_loss {}, {:.0f} tokens/s (median), peak of this run's registers {:.0f} GFLOP/s\n",
+             run->dir, summary->steps, duration_text(summary->seconds), loss_text(summary->best_val_loss),
+             summary->median_tokens_per_second, summary->peak_gflops);
   if (summary->stopped_by_signal != 0) {
-    fmt::print("stopped by signal {} after step {}, saved; go on with: quern train {} --resume\n",
-               summary->stopped_by_signal, summary->steps, arguments.file);
+    std::string overrides;
+    for (const std::string& override_text : arguments.overrides) overrides += fmt::format(" '{}'", override_text);
+    fmt::print("stopped by signal {} after step {}, saved; go on with: quern train {}{} --resume\n",
+               summary->stopped_by_signal, summary->steps, arguments.file, overrides);
     return 128 + summary->stopped_by_signal;
   }
   return kExitOk;
