@@ -11,8 +11,39 @@ struct bf16 {
   std::uint16_t bits;
 };
 
-/// Element type of a buffer. Block-quantized types join this list with the GGUF reader.
-enum class ElementType : std::uint8_t { f32, f16, bf16 };
+/// Element type of a buffer. The values are GGUF's type ids; block_formats.hpp says what the block-quantized ones hold.
+enum class ElementType : std::uint8_t {
+  f32 = 0,
+  f16 = 1,
+  q4_0 = 2,
+  q4_1 = 3,
+  q5_0 = 6,
+  q5_1 = 7,
+  q8_0 = 8,
+  q2_k = 10,
+  q3_k = 11,
+  q4_k = 12,
+  q5_k = 13,
+  q6_k = 14,
+  iq2_xxs = 16,
+  iq2_xs = 17,
+  iq3_xxs = 18,
+  iq1_s = 19,
+  iq4_nl = 20,
+  iq3_s = 21,
+  iq2_s = 22,
+  iq4_xs = 23,
+  i8 = 24,
+  i16 = 25,
+  i32 = 26,
+  i64 = 27,
+  f64 = 28,
+  iq1_m = 29,
+  bf16 = 30,
+  tq1_0 = 34,
+  tq2_0 = 35,
+  mxfp4 = 39
+};
 
 /// How a product is computed: f32 inputs and sums, or bf16 inputs with f32 sums.
 enum class ComputeType : std::uint8_t { f32, bf16 };

@@ -19,6 +19,15 @@ enum class WeightLayout : std::uint8_t {
   packed  ///< the private pack of the instruction set that made it, once for y = x W^T and (optionally) once for dx = dy W
 };
 
+/// How products with a plain weight that is not f32 (a file's f16, bf16 or blocks) are computed. x is f32 then.
+enum class WeightPrecision : std::uint8_t {
+  f32,  ///< every element is decoded to f32, exactly; f32 products
+  fast  ///< up to kFastRows rows: blocks against int8 activations, floats against f32; more rows: bf16 where it is fast
+};
+
+/// Up to this many rows of x, a product with a plain block-quantized weight gives each row the same bits as that row alone.
+inline constexpr std::int64_t kFastRows = 32;
+
 /// A weight matrix W [rows, cols] = [outputs, inputs]. A view: whoever made the memory owns it.
 struct Weight {
   ElementType type = ElementType::f32;
@@ -27,6 +36,7 @@ struct Weight {
   std::int64_t cols = 0;
   const void* forward = nullptr;   ///< plain data, or the pack for y = x W^T
   const void* backward = nullptr;  ///< the pack for dx = dy W; null where only forward is used. Plain: same as forward
+  WeightPrecision precision = WeightPrecision::f32;
 };
 
 /// Bytes of one orientation's pack of a [rows, cols] weight in `compute` type; multiple of kBufferAlignment.

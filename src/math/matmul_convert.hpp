@@ -38,10 +38,9 @@ namespace quern::internal {
       return widen(static_cast<const bf16*>(data)[i]);
     case ElementType::f16:
       return widen_f16(static_cast<const std::uint16_t*>(data)[i]);
-    case ElementType::f32:
-      break;
+    default:
+      return static_cast<const float*>(data)[i];
   }
-  return static_cast<const float*>(data)[i];
 }
 
 inline void set_element(void* data, ElementType type, std::int64_t i, float value) {

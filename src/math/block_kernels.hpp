@@ -1,0 +1,62 @@
+// Kernels over GGUF's block formats: decoding rows, int8 activations, and dot products between the two. Plain data only:
+// instruction-set files include this header.
+//
+// Decoding is exact: every instruction set gives the same f32 values (no fused multiply-add where a format's value is a
+// product and a difference), which are those of ggml's reference decoders.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "math/element_type.hpp"
+
+namespace quern {
+
+/// Elements that share one scale in an int8 activation row.
+inline constexpr std::int64_t kActivationBlock = 32;
+
+/// A row of n activations (n a multiple of kActivationBlock) as int8: x[i] ~ scales[i / 32] * values[i], where scale =
+/// max|x| / 127 of the block and values are rounded to nearest (ties to even).
+struct ActivationRow {
+  std::int8_t* values = nullptr;  ///< [n], aligned to 64
+  float* scales = nullptr;        ///< [n / 32]
+  std::int16_t* sums = nullptr;   ///< [n / 16] sums of 16 consecutive values each, which minima are applied with
+};
+
+/// Dot products of weight rows with activation rows: out[t * out_stride + r] = sum over i of W[r][i] * x[t][i]. Integer
+/// sums are exact; block sums are scaled and added in f32 in the order of the blocks, so an element's bits depend on neither
+/// `rows` nor `tokens`.
+struct BlockDot {
+  ElementType type = ElementType::q4_0;
+  const std::byte* weight = nullptr;  ///< row r at weight + r * row_bytes; no alignment
+  std::size_t row_bytes = 0;
+  std::int64_t rows = 0;
+  std::int64_t cols = 0;  ///< elements of a row
+  const ActivationRow* x = nullptr;
+  std::int64_t tokens = 0;
+  float* out = nullptr;
+  std::int64_t out_stride = 0;
+};
+
+struct BlockKernels {
+  const char* name = nullptr;
+  /// Decodes `elements` consecutive elements (whole blocks) of any float or quantized type into f32.
+  void (*decode)(ElementType type, const void* blocks, std::int64_t elements, float* out) = nullptr;
+  /// Quantizes a row of n values. NaN and infinity make the block's scale NaN, so that they are not lost.
+  void (*quantize_activations)(const float* x, std::int64_t n, const ActivationRow& out) = nullptr;
+  /// Whether dot() takes weights of this type.
+  bool (*has_dot)(ElementType type) = nullptr;
+  void (*dot)(const BlockDot& dot) = nullptr;
+  /// out[t * out_stride + r] = W[r] . x[t] in f32 for F32, F16 and BF16 weights; x rows of `cols` f32 at stride x_stride.
+  void (*float_dot)(ElementType type, const std::byte* weight, std::size_t row_bytes, std::int64_t rows, std::int64_t cols,
+                    const float* x, std::int64_t x_stride, std::int64_t tokens, float* out,
+                    std::int64_t out_stride) = nullptr;
+};
+
+/// Tables by instruction set; null where this build lacks the path. Only dispatch.cpp and tests call these.
+const BlockKernels* block_kernels_portable();
+const BlockKernels* block_kernels_avx2();
+const BlockKernels* block_kernels_avx512();
+const BlockKernels* block_kernels_avx512_vnni();
+
+}  // namespace quern
