@@ -66,7 +66,7 @@ Result<int> sample(const Arguments& arguments) {
   const Backend backend{*kernels, arguments.backend == "eigen"};
   ThreadTeam team(arguments.threads > 0 ? static_cast<int>(arguments.threads) : default_thread_count());
   LoadOptions load;
-  if (arguments.precision != "auto") load.compute = arguments.precision == "bf16" ? ComputeType::bf16 : ComputeType::f32;
+  if (arguments.precision != "auto") load.precision = arguments.precision == "bf16" ? Precision::bf16 : Precision::f32;
   load.context_tokens = arguments.context;
   const auto model = LoadedModel::load(arguments.model, backend, team, load);
   if (!model) return tl::make_unexpected(model.error());

@@ -24,7 +24,7 @@ class TypedDecoder final : public Decoder {
   Result<void> allocate() {
     const ModelConfig& c = weights_.config;
     const std::int64_t rows = limits_.batch_tokens;
-    const std::int64_t logit_rows = limits_.all_logits ? rows : limits_.sequences;
+    const std::int64_t logit_rows = limits_.logit_rows;
     const std::int64_t pre_width = c.gated() ? 2 * c.mlp_width : 0;
     const auto activations = [&](const char* name, std::int64_t elements, std::size_t bytes) {
       return plan_.add(name, static_cast<std::size_t>(elements) * bytes, MemoryCategory::activations);
@@ -91,8 +91,10 @@ class TypedDecoder final : public Decoder {
   Result<void> stage(std::span<const SequenceTokens> batch) {
     const ModelConfig& c = weights_.config;
     std::int64_t rows = 0;
+    std::int64_t logit_rows = 0;
     for (const SequenceTokens& entry : batch) {
       rows += std::ssize(entry.tokens);
+      for (std::int64_t t = 0; t < std::ssize(entry.tokens); ++t) logit_rows += wants_logits(entry, t) ? 1 : 0;
       if (entry.tokens.empty()) return bad_input("decoder: a batch entry has no tokens");
       for (const std::int32_t token : entry.tokens) {
         if (token < 0 || token >= c.vocab) {
@@ -105,6 +107,10 @@ class TypedDecoder final : public Decoder {
       return bad_input("decoder: " + std::to_string(rows) + " tokens of " + std::to_string(batch.size()) +
                        " sequences, the limits are " + std::to_string(limits_.batch_tokens) + " and " +
                        std::to_string(limits_.sequences));
+    }
+    if (logit_rows > limits_.logit_rows) {
+      return bad_input("decoder: " + std::to_string(logit_rows) + " rows of logits, the limit is " +
+                       std::to_string(limits_.logit_rows));
     }
     for (std::size_t i = 0; i < batch.size(); ++i) {
       const std::int64_t tokens = std::ssize(batch[i].tokens);
@@ -137,13 +143,18 @@ class TypedDecoder final : public Decoder {
         tokens_[row] = entry.tokens[static_cast<std::size_t>(t)];
         positions_[row] = static_cast<std::int32_t>(first_position + t);
         row_sequence_[row] = entry.sequence;
-        if (limits_.all_logits || t + 1 == count) {
+        if (wants_logits(entry, t)) {
           logit_rows_[static_cast<std::size_t>(logit_count_++)] = rows_ + t;
         }
       }
       rows_ += count;
     }
     return {};
+  }
+
+  [[nodiscard]] bool wants_logits(const SequenceTokens& entry, std::int64_t t) const {
+    if (limits_.all_logits || entry.logits == LogitRows::all) return true;
+    return entry.logits == LogitRows::last && t + 1 == std::ssize(entry.tokens);
   }
 
   void compute(Exec& exec) {
@@ -203,8 +214,7 @@ class TypedDecoder final : public Decoder {
 template <class T>
 Result<std::unique_ptr<Decoder>> create_typed(const Backend& backend, const ModelWeights& weights, ThreadTeam& team,
                                               const Decoder::Limits& limits) {
-  const ElementType type = std::is_same_v<T, float> ? ElementType::f32 : ElementType::bf16;
-  auto cache = KvCache::create(weights.config, type, limits.context_tokens * limits.sequences, limits.sequences);
+  auto cache = KvCache::create(weights.config, *limits.kv_type, limits.cache_tokens, limits.sequences);
   if (!cache) return tl::make_unexpected(cache.error());
   auto decoder = std::make_unique<TypedDecoder<T>>(backend, weights, team, limits, std::move(*cache));
   if (auto allocated = decoder->allocate(); !allocated) return tl::make_unexpected(allocated.error());
@@ -214,8 +224,15 @@ Result<std::unique_ptr<Decoder>> create_typed(const Backend& backend, const Mode
 }  // namespace
 
 Result<std::unique_ptr<Decoder>> Decoder::create(const Backend& backend, const ModelWeights& weights, ThreadTeam& team,
-                                                 const Limits& limits) {
+                                                 const Limits& asked) {
   const ModelConfig& c = weights.config;
+  Limits limits = asked;
+  if (limits.cache_tokens == 0) {
+    const std::int64_t longest = (limits.context_tokens + kPageTokens - 1) / kPageTokens * kPageTokens;
+    limits.cache_tokens = longest * limits.sequences;
+  }
+  if (!limits.kv_type) limits.kv_type = weights.compute == ComputeType::bf16 ? ElementType::bf16 : ElementType::f32;
+  if (limits.logit_rows == 0) limits.logit_rows = limits.all_logits ? limits.batch_tokens : limits.sequences;
   if (c.position == PositionKind::learned && limits.context_tokens > c.context) {
     return bad_input("decoder: a context of " + std::to_string(limits.context_tokens) +
                      " tokens, but the model has learned positions for " + std::to_string(c.context));

@@ -23,9 +23,9 @@ Result<std::unique_ptr<LoadedModel>> LoadedModel::load(const std::string& run_or
 
   auto model = std::make_unique<LoadedModel>();
   model->path_ = *path;
-  model->info_ = std::move(*info);
+  model->architecture_ = "checkpoint";
   model->tokenizer_ = std::move(*tokenizer);
-  const ModelConfig& config = model->info_.model;
+  const ModelConfig& config = info->model;
   model->context_tokens_ = options.context_tokens > 0 ? options.context_tokens : config.context;
   if (config.position == PositionKind::learned && model->context_tokens_ > config.context) {
     return bad_input(fmt::format("{}: a context of {} tokens, but the model has learned positions for {}", *path,
@@ -34,7 +34,10 @@ Result<std::unique_ptr<LoadedModel>> LoadedModel::load(const std::string& run_or
   model->layout_ = parameter_layout(config);
   const auto elements = static_cast<std::size_t>(model->layout_.elements);
   const BufferId parameters = model->plan_.add("parameters", elements * sizeof(float), MemoryCategory::weights);
-  const ComputeType compute = options.compute.value_or(preferred_compute(backend));
+  ComputeType compute = preferred_compute(backend);
+  if (options.precision != Precision::automatic) {
+    compute = options.precision == Precision::bf16 ? ComputeType::bf16 : ComputeType::f32;
+  }
   const WeightPacks packs(backend, compute, config, model->layout_, false, model->plan_);
   if (auto placed = model->plan_.place(); !placed) return tl::make_unexpected(placed.error());
   auto arena = Arena::allocate(model->plan_);

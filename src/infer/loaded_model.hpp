@@ -10,6 +10,7 @@
 #include "math/result.hpp"
 #include "math/thread_team.hpp"
 #include "model/checkpoint.hpp"
+#include "model/gguf_file.hpp"
 #include "model/tokenizer.hpp"
 #include "model/weights.hpp"
 
@@ -18,32 +19,49 @@ namespace quern {
 /// bf16 where the instruction set multiplies bf16 tiles (AMX), else f32: elsewhere bf16 products are slower than f32.
 [[nodiscard]] ComputeType preferred_compute(const Backend& backend);
 
-struct LoadOptions {
-  std::optional<ComputeType> compute;  ///< none: preferred_compute
-  std::int64_t context_tokens = 0;     ///< longest sequence; 0: the model's. Learned positions cannot go past the model's
+/// How products are computed.
+enum class Precision : std::uint8_t {
+  automatic,  ///< checkpoints: preferred_compute; GGUF: WeightPrecision::fast
+  f32,        ///< f32 products; weights of other types are decoded exactly
+  bf16        ///< checkpoints only
 };
 
+struct LoadOptions {
+  Precision precision = Precision::automatic;
+  std::int64_t context_tokens = 0;  ///< longest sequence; 0: the model's. Learned positions cannot go past the model's
+};
+
+/// A model from a file: a GGUF file (weights mapped, used in place), a checkpoint, or the best checkpoint of a run folder.
 /// Owns what ModelWeights views. Not movable once loaded (the view points inside), hence the pointer.
 class LoadedModel {
  public:
-  /// Loads a checkpoint, or the best one of a run folder. `team` packs the weights. Errors: find_checkpoint's and the
-  /// reader's.
-  [[nodiscard]] static Result<std::unique_ptr<LoadedModel>> load(const std::string& run_or_checkpoint,
-                                                                 const Backend& backend, ThreadTeam& team,
-                                                                 const LoadOptions& options = {});
+  /// `path`: a GGUF file (told by its first bytes; any part of a split one), a checkpoint or a run folder. `team` packs
+  /// the weights of a checkpoint. Errors: those of the readers; an unknown architecture, a missing or misshapen tensor and
+  /// an unusable hyper-parameter are named.
+  [[nodiscard]] static Result<std::unique_ptr<LoadedModel>> load(const std::string& path, const Backend& backend,
+                                                                 ThreadTeam& team, const LoadOptions& options = {});
 
   [[nodiscard]] const ModelWeights& weights() const { return weights_; }
   [[nodiscard]] const Tokenizer& tokenizer() const { return *tokenizer_; }
-  [[nodiscard]] const CheckpointInfo& info() const { return info_; }
   [[nodiscard]] std::int64_t context_tokens() const { return context_tokens_; }
   [[nodiscard]] const std::string& path() const { return path_; }
+  [[nodiscard]] const std::string& architecture() const { return architecture_; }  ///< GGUF's word; "checkpoint" of ours
+  /// The Jinja text of the file's chat template; empty where it has none.
+  [[nodiscard]] const std::string& chat_template() const { return chat_template_; }
+  /// Bytes of all tensors, and of those that one decoded token reads (one embedding row, the experts in use).
+  [[nodiscard]] std::size_t weight_bytes() const { return weight_bytes_; }
+  [[nodiscard]] std::size_t bytes_per_token() const { return bytes_per_token_; }
 
  private:
   std::string path_;
-  CheckpointInfo info_;
+  std::string architecture_;
+  std::string chat_template_;
+  std::optional<GgufFile> file_;  // GGUF only
   std::optional<Tokenizer> tokenizer_;
-  ParameterLayout layout_;
   std::int64_t context_tokens_ = 0;
+  std::size_t weight_bytes_ = 0;
+  std::size_t bytes_per_token_ = 0;
+  ParameterLayout layout_;  // checkpoints only
   MemoryPlan plan_;
   Arena arena_;
   ModelWeights weights_;
