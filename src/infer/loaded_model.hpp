@@ -19,14 +19,9 @@ namespace quern {
 /// bf16 where the instruction set multiplies bf16 tiles (AMX), else f32: elsewhere bf16 products are slower than f32.
 [[nodiscard]] ComputeType preferred_compute(const Backend& backend);
 
-/// How products are computed.
-enum class Precision : std::uint8_t {
-  automatic,  ///< checkpoints: preferred_compute; GGUF: WeightPrecision::fast
-  f32,        ///< f32 products; weights of other types are decoded exactly
-  bf16        ///< checkpoints only
-};
-
 struct LoadOptions {
+  /// automatic: preferred_compute for checkpoints, WeightPrecision::fast for GGUF. f32: GGUF's weights are decoded exactly.
+  /// bf16: checkpoints only.
   Precision precision = Precision::automatic;
   std::int64_t context_tokens = 0;  ///< longest sequence; 0: the model's. Learned positions cannot go past the model's
 };

@@ -11,6 +11,9 @@
 
 namespace quern {
 
+/// The compute type that a user asks for; `automatic` leaves it to what the machine does best.
+enum class Precision : std::uint8_t { automatic, f32, bf16 };
+
 /// One block's weights. Null where the model has no such tensor.
 struct LayerWeights {
   const float* norm1 = nullptr;       ///< [width]

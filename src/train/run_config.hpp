@@ -10,6 +10,7 @@
 
 #include "math/result.hpp"
 #include "model/model_config.hpp"
+#include "model/weights.hpp"
 
 namespace quern {
 
@@ -21,7 +22,6 @@ enum class DocumentAttention : std::uint8_t {
   across,  ///< a window is one sequence, whatever documents it spans
   isolate  ///< positions restart and attention stops at document starts
 };
-enum class Precision : std::uint8_t { automatic, f32, bf16 };
 enum class BackendKind : std::uint8_t { kernels, eigen };
 
 /// Values as the words of YAML: "shuffled", "isolate", "auto", "eigen", ...
