@@ -24,8 +24,10 @@ struct AttentionShape {
   const float* sinks = nullptr;  ///< [heads] extra logits that take probability but have no value; null: none
 };
 
-/// Keys and values of one sequence in one layer: position p of KV head h is at
-/// pages[p / page_tokens] + (p % page_tokens) * token_stride + h * head_stride (elements of `type`).
+/// Keys and values of one sequence in one layer, as f32, f16, bf16, q8_0 or q4_0. Position p of KV head h starts at
+/// byte key_offset of page p / page_tokens plus (p % page_tokens) * token_stride + h * head_stride elements of `type`;
+/// values alike. In block types strides and head_dim are whole blocks (32 elements), which fixes their bytes.
+/// Pages before the first visible key of every query may be missing (null): kernels do not touch them.
 struct KvView {
   const void* const* key_pages = nullptr;
   const void* const* value_pages = nullptr;
@@ -33,7 +35,9 @@ struct KvView {
   std::int64_t page_tokens = 0;   ///< multiple of kKeyBlock, or >= length when there is one page
   std::int64_t token_stride = 0;  ///< elements
   std::int64_t head_stride = 0;   ///< elements
-  std::int64_t length = 0;        ///< positions 0 .. length-1 are present
+  std::int64_t length = 0;        ///< positions 0 .. length-1 were written; those of missing pages are gone
+  std::int64_t key_offset = 0;    ///< bytes from a key page's address to its first key
+  std::int64_t value_offset = 0;  ///< bytes
 };
 
 /// Consecutive query rows of one sequence: rows first_row .. first_row+rows-1 of the batch are its positions

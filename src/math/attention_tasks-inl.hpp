@@ -17,11 +17,12 @@ HWY_INLINE Operand* as(float* memory) {
   return reinterpret_cast<Operand*>(memory);
 }
 
-/// Keys or values of positions base .. of one head.
+/// Keys or values of positions base .. of one head; `offset` is the view's for `pages`.
 template <class T>
-HWY_INLINE const T* kv_block(const KvView& kv, const void* const* pages, std::int64_t base, std::int64_t kv_head) {
-  return static_cast<const T*>(pages[base / kv.page_tokens]) + base % kv.page_tokens * kv.token_stride +
-         kv_head * kv.head_stride;
+HWY_INLINE const T* kv_block(const KvView& kv, const void* const* pages, std::int64_t offset, std::int64_t base,
+                             std::int64_t kv_head) {
+  const auto* page = static_cast<const std::byte*>(pages[base / kv.page_tokens]) + offset;
+  return reinterpret_cast<const T*>(page) + base % kv.page_tokens * kv.token_stride + kv_head * kv.head_stride;
 }
 
 /// What virtual rows first .. of a task see, for `padded` rows of which `count` exist.
@@ -158,15 +159,17 @@ void forward_task(const AttentionForwardTask& task) {
   const std::int64_t first_base = scratch.rows.low[0] / kKeyBlock * kKeyBlock;
   for (std::int64_t base = first_base; base <= scratch.rows.high[count - 1]; base += kKeyBlock) {
     const std::int64_t keys = min_of(kv.length - base, kKeyBlock);
-    Products::pack_keys(kv_block<T>(kv, kv.key_pages, base, task.kv_head), kv.token_stride, keys, head_dim, head,
-                        as<Operand>(scratch.keys));
-    Products::pack_keys_t(kv_block<T>(kv, kv.value_pages, base, task.kv_head), kv.token_stride, keys, head_dim, head,
-                          as<Operand>(scratch.values), as<Operand>(scratch.staging), as<Operand>(scratch.staging2));
+    Products::pack_keys(kv_block<T>(kv, kv.key_pages, kv.key_offset, base, task.kv_head), kv.token_stride, keys, head_dim,
+                        head, as<Operand>(scratch.keys));
+    Products::pack_keys_t(kv_block<T>(kv, kv.value_pages, kv.value_offset, base, task.kv_head), kv.token_stride, keys,
+                          head_dim, head, as<Operand>(scratch.values), as<Operand>(scratch.staging),
+                          as<Operand>(scratch.staging2));
     const std::int64_t next = base + kKeyBlock;
     if (next <= scratch.rows.high[count - 1]) {
       const std::int64_t next_keys = min_of(kv.length - next, kKeyBlock);
-      prefetch_rows(kv_block<T>(kv, kv.key_pages, next, task.kv_head), kv.token_stride, next_keys, head_dim);
-      prefetch_rows(kv_block<T>(kv, kv.value_pages, next, task.kv_head), kv.token_stride, next_keys, head_dim);
+      prefetch_rows(kv_block<T>(kv, kv.key_pages, kv.key_offset, next, task.kv_head), kv.token_stride, next_keys, head_dim);
+      prefetch_rows(kv_block<T>(kv, kv.value_pages, kv.value_offset, next, task.kv_head), kv.token_stride, next_keys,
+                    head_dim);
     }
     for (std::int64_t b = 0; b < blocks; ++b) {
       const RowState rows = rows_at(scratch.rows, b * kRowBlock);
@@ -246,14 +249,14 @@ void backward_task(const AttentionBackwardTask& task) {
   for (std::int64_t j = 0; j < key_blocks; ++j) {
     const std::int64_t base = j * kKeyBlock;
     const std::int64_t n = min_of(keys - base, kKeyBlock);
-    const T* key_rows = kv_block<T>(kv, kv.key_pages, base, task.kv_head);
+    const T* key_rows = kv_block<T>(kv, kv.key_pages, kv.key_offset, base, task.kv_head);
     Products::pack_keys(key_rows, kv.token_stride, n, head_dim, head, packed_keys + j * tile);
     if constexpr (!Products::kOneForm) {
       Products::pack_keys_t(key_rows, kv.token_stride, n, head_dim, head, packed_keys_t + j * tile,
                             as<Operand>(scratch.staging), as<Operand>(scratch.staging2));
     }
-    Products::pack_keys(kv_block<T>(kv, kv.value_pages, base, task.kv_head), kv.token_stride, n, head_dim, head,
-                        packed_values + j * tile);
+    Products::pack_keys(kv_block<T>(kv, kv.value_pages, kv.value_offset, base, task.kv_head), kv.token_stride, n, head_dim,
+                        head, packed_values + j * tile);
   }
   for (std::int64_t i = 0; i < key_blocks * tile; ++i) scratch.dk[i] = 0.0F;
   for (std::int64_t i = 0; i < key_blocks * tile; ++i) scratch.dv[i] = 0.0F;

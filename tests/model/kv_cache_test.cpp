@@ -42,8 +42,10 @@ TEST(KvCache, RowsAreDistinctAndReadBackThroughTheView) {
       EXPECT_EQ(view.length, cache.length(s));
       EXPECT_EQ(view.page_tokens % kKeyBlock, 0);
       for (std::int64_t p = 0; p < view.length; ++p) {
-        for (const void* const* pages : {view.key_pages, view.value_pages}) {
-          const auto* page = static_cast<const float*>(pages[p / view.page_tokens]);
+        for (const bool value : {false, true}) {
+          const void* const* pages = value ? view.value_pages : view.key_pages;
+          const auto* page = reinterpret_cast<const float*>(static_cast<const std::byte*>(pages[p / view.page_tokens]) +
+                                                            (value ? view.value_offset : view.key_offset));
           for (std::int64_t head = 0; head < 2; ++head) {
             const float* row = page + (p % view.page_tokens) * view.token_stride + head * view.head_stride;
             for (int i = 0; i < 8; ++i, expected += 1.0F) ASSERT_EQ(row[i], expected);
