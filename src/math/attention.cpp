@@ -5,6 +5,7 @@
 #include <cassert>
 
 #include "math/attention_scratch-inl.hpp"
+#include "math/kv_rows-inl.hpp"
 
 namespace quern {
 namespace {
@@ -97,7 +98,8 @@ void attention_forward(Exec& exec, const AttentionShape& shape, std::span<const 
   const AttentionKernels& kernels = *exec.backend.kernels->attention;
   exec.member.for_each(cursor.tasks(), [&](std::int64_t index) {
     const TaskCursor::Place place = cursor.find(index);
-    assert(place.sequence->kv.type == kElement<T> && "keys and values must have the queries' type");
+    assert(kv_format(place.sequence->kv.type).block_elements > 0 && "keys and values must be of a KV cache's format");
+    assert(shape.head_dim % kv_format(place.sequence->kv.type).block_elements == 0 && "heads must be whole blocks");
     assert(place.sequence->first_position + place.sequence->rows <= place.sequence->kv.length &&
            "every query needs its own key");
     AttentionForwardTask task;

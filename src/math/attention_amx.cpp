@@ -121,15 +121,32 @@ struct AmxProducts {
     interleave_rows(staging, kRowBlock, head, dwords(right));
   }
 
-  static void pack_keys(const bf16* from, std::int64_t stride, std::int64_t count, std::int64_t head_dim, std::int64_t head,
-                        Operand* to) {
-    for (std::int64_t k = 0; k < count; ++k) copy_row(from + k * stride, head_dim, to + k * head, head);
+  static void pack_keys(const KvRows& from, std::int64_t count, std::int64_t head_dim, std::int64_t head, Operand* to) {
+    switch (from.type) {
+      case ElementType::bf16:
+        for (std::int64_t k = 0; k < count; ++k) {
+          copy_row(reinterpret_cast<const bf16*>(from.data + k * from.stride), head_dim, to + k * head, head);
+        }
+        break;
+      case ElementType::f32:
+        round_rows<F32Block>(from, count, head_dim, head, to);
+        break;
+      case ElementType::f16:
+        round_rows<F16Block>(from, count, head_dim, head, to);
+        break;
+      case ElementType::q8_0:
+        round_rows<Q8Block>(from, count, head_dim, head, to);
+        break;
+      default:
+        round_rows<Q4Block>(from, count, head_dim, head, to);
+        break;
+    }
     zero_rows(to + count * head, (kKeyBlock - count) * head);
   }
   /// Transposed, [head, 64 keys]: the dwords of interleaved rows, transposed.
-  static void pack_keys_t(const bf16* from, std::int64_t stride, std::int64_t count, std::int64_t head_dim,
-                          std::int64_t head, Operand* to, Operand* staging, Operand* staging2) {
-    pack_keys(from, stride, count, head_dim, head, staging);
+  static void pack_keys_t(const KvRows& from, std::int64_t count, std::int64_t head_dim, std::int64_t head, Operand* to,
+                          Operand* staging, Operand* staging2) {
+    pack_keys(from, count, head_dim, head, staging);
     interleave_rows(staging, kKeyBlock, head, dwords(staging2));
     transpose32(dwords(staging2), head, kKeyBlock / 2, head, dwords(to), kKeyBlock / 2);
   }
@@ -169,6 +186,24 @@ struct AmxProducts {
   static const std::uint32_t* dwords(const Operand* x) { return reinterpret_cast<const std::uint32_t*>(x); }
   /// bf16 of x0 in the lower half, of x1 in the upper.
   HWY_INLINE static __m512i rounded(VF x0, VF x1) { return (__m512i)_mm512_cvtne2ps_pbh(x1.raw, x0.raw); }
+
+  /// Rows of another format, rounded to bf16.
+  template <class Block>
+  static void round_rows(const KvRows& from, std::int64_t count, std::int64_t head_dim, std::int64_t head, Operand* to) {
+    for (std::int64_t k = 0; k < count; ++k, to += head) {
+      const std::byte* row = from.data + k * from.stride;
+      std::int64_t c = 0;
+      for (; c + kKvBlock <= head_dim; c += kKvBlock) {
+        const Block block(row, c);
+        _mm512_storeu_si512(to + c, rounded(block.load(0), block.load(kLanes)));
+      }
+      if constexpr (Block::kNumbers) {
+        const Block rest(row, 0);
+        for (; c < head_dim; ++c) to[c] = static_cast<Operand>(rounded_bits(rest.element(c)) >> 16);
+      }
+      for (; c < head; ++c) to[c] = 0;
+    }
+  }
 };
 
 }  // namespace

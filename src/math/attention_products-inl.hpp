@@ -5,6 +5,7 @@
 #pragma once
 
 #include "math/attention_scratch-inl.hpp"
+#include "math/attention_unpack-inl.hpp"
 #include "math/attention_vector-inl.hpp"
 
 namespace quern {
@@ -104,15 +105,30 @@ struct F32Products {
     transpose32(right, head, columns, head, t, kRowBlock);
   }
 
-  /// `count` keys or values of a block; missing ones are zero.
-  static void pack_keys(const T* from, std::int64_t stride, std::int64_t count, std::int64_t head_dim, std::int64_t head,
-                        float* to) {
-    for (std::int64_t k = 0; k < count; ++k) unpack_row(from + k * stride, head_dim, to + k * head, head);
+  /// `count` keys or values of a block, in T's precision; missing ones are zero.
+  static void pack_keys(const KvRows& from, std::int64_t count, std::int64_t head_dim, std::int64_t head, float* to) {
+    switch (from.type) {
+      case ElementType::f32:
+        unpack_kv_rows<F32Block, kRound>(from, count, head_dim, to, head);
+        break;
+      case ElementType::bf16:
+        unpack_kv_rows<Bf16Block, false>(from, count, head_dim, to, head);
+        break;
+      case ElementType::f16:
+        unpack_kv_rows<F16Block, kRound>(from, count, head_dim, to, head);
+        break;
+      case ElementType::q8_0:
+        unpack_kv_rows<Q8Block, kRound>(from, count, head_dim, to, head);
+        break;
+      default:
+        unpack_kv_rows<Q4Block, kRound>(from, count, head_dim, to, head);
+        break;
+    }
     for (std::int64_t i = count * head; i < kKeyBlock * head; ++i) to[i] = 0.0F;
   }
-  static void pack_keys_t(const T* from, std::int64_t stride, std::int64_t count, std::int64_t head_dim, std::int64_t head,
-                          float* to, float* /*staging*/, float* /*staging2*/) {
-    pack_keys(from, stride, count, head_dim, head, to);
+  static void pack_keys_t(const KvRows& from, std::int64_t count, std::int64_t head_dim, std::int64_t head, float* to,
+                          float* /*staging*/, float* /*staging2*/) {
+    pack_keys(from, count, head_dim, head, to);
   }
 
   /// scores [key, row] = keys [key, head] t [head, row] for keys k0 .. k1-1 and rows c0 .. c0+columns-1.

@@ -17,12 +17,20 @@ HWY_INLINE Operand* as(float* memory) {
   return reinterpret_cast<Operand*>(memory);
 }
 
-/// Keys or values of positions base .. of one head; `offset` is the view's for `pages`.
-template <class T>
-HWY_INLINE const T* kv_block(const KvView& kv, const void* const* pages, std::int64_t offset, std::int64_t base,
-                             std::int64_t kv_head) {
-  const auto* page = static_cast<const std::byte*>(pages[base / kv.page_tokens]) + offset;
-  return reinterpret_cast<const T*>(page) + base % kv.page_tokens * kv.token_stride + kv_head * kv.head_stride;
+/// Keys (or values) of positions base .. of one head.
+HWY_INLINE KvRows kv_rows(const KvView& kv, const void* const* pages, std::int64_t offset, std::int64_t base,
+                          std::int64_t kv_head) {
+  const KvFormat format = kv_format(kv.type);
+  const std::int64_t element = base % kv.page_tokens * kv.token_stride + kv_head * kv.head_stride;
+  return {static_cast<const std::byte*>(pages[base / kv.page_tokens]) + offset +
+              element / format.block_elements * format.block_bytes,
+          kv.token_stride / format.block_elements * format.block_bytes, kv.type};
+}
+HWY_INLINE KvRows key_rows(const KvView& kv, std::int64_t base, std::int64_t kv_head) {
+  return kv_rows(kv, kv.key_pages, kv.key_offset, base, kv_head);
+}
+HWY_INLINE KvRows value_rows(const KvView& kv, std::int64_t base, std::int64_t kv_head) {
+  return kv_rows(kv, kv.value_pages, kv.value_offset, base, kv_head);
 }
 
 /// What virtual rows first .. of a task see, for `padded` rows of which `count` exist.
@@ -53,6 +61,11 @@ HWY_INLINE void prefetch_rows(const VirtualRows<T>& rows, std::int64_t first, st
   if (count <= 0) return;
   prefetch_rows(static_cast<const T*>(rows.at(first / rows.group * rows.group)), rows.stride,
                 round_up(count, rows.group) / rows.group, rows.group * rows.head_dim);
+}
+
+HWY_INLINE void prefetch_rows(const KvRows& rows, std::int64_t count, std::int64_t head_dim) {
+  const KvFormat format = kv_format(rows.type);
+  prefetch_rows(rows.data, rows.stride, count, head_dim / format.block_elements * format.block_bytes);
 }
 
 HWY_INLINE RowState rows_at(const RowState& rows, std::int64_t offset) {
@@ -159,17 +172,14 @@ void forward_task(const AttentionForwardTask& task) {
   const std::int64_t first_base = scratch.rows.low[0] / kKeyBlock * kKeyBlock;
   for (std::int64_t base = first_base; base <= scratch.rows.high[count - 1]; base += kKeyBlock) {
     const std::int64_t keys = min_of(kv.length - base, kKeyBlock);
-    Products::pack_keys(kv_block<T>(kv, kv.key_pages, kv.key_offset, base, task.kv_head), kv.token_stride, keys, head_dim,
-                        head, as<Operand>(scratch.keys));
-    Products::pack_keys_t(kv_block<T>(kv, kv.value_pages, kv.value_offset, base, task.kv_head), kv.token_stride, keys,
-                          head_dim, head, as<Operand>(scratch.values), as<Operand>(scratch.staging),
-                          as<Operand>(scratch.staging2));
+    Products::pack_keys(key_rows(kv, base, task.kv_head), keys, head_dim, head, as<Operand>(scratch.keys));
+    Products::pack_keys_t(value_rows(kv, base, task.kv_head), keys, head_dim, head, as<Operand>(scratch.values),
+                          as<Operand>(scratch.staging), as<Operand>(scratch.staging2));
     const std::int64_t next = base + kKeyBlock;
     if (next <= scratch.rows.high[count - 1]) {
       const std::int64_t next_keys = min_of(kv.length - next, kKeyBlock);
-      prefetch_rows(kv_block<T>(kv, kv.key_pages, kv.key_offset, next, task.kv_head), kv.token_stride, next_keys, head_dim);
-      prefetch_rows(kv_block<T>(kv, kv.value_pages, kv.value_offset, next, task.kv_head), kv.token_stride, next_keys,
-                    head_dim);
+      prefetch_rows(key_rows(kv, next, task.kv_head), next_keys, head_dim);
+      prefetch_rows(value_rows(kv, next, task.kv_head), next_keys, head_dim);
     }
     for (std::int64_t b = 0; b < blocks; ++b) {
       const RowState rows = rows_at(scratch.rows, b * kRowBlock);
@@ -249,14 +259,13 @@ void backward_task(const AttentionBackwardTask& task) {
   for (std::int64_t j = 0; j < key_blocks; ++j) {
     const std::int64_t base = j * kKeyBlock;
     const std::int64_t n = min_of(keys - base, kKeyBlock);
-    const T* key_rows = kv_block<T>(kv, kv.key_pages, kv.key_offset, base, task.kv_head);
-    Products::pack_keys(key_rows, kv.token_stride, n, head_dim, head, packed_keys + j * tile);
+    const KvRows from = key_rows(kv, base, task.kv_head);
+    Products::pack_keys(from, n, head_dim, head, packed_keys + j * tile);
     if constexpr (!Products::kOneForm) {
-      Products::pack_keys_t(key_rows, kv.token_stride, n, head_dim, head, packed_keys_t + j * tile,
-                            as<Operand>(scratch.staging), as<Operand>(scratch.staging2));
+      Products::pack_keys_t(from, n, head_dim, head, packed_keys_t + j * tile, as<Operand>(scratch.staging),
+                            as<Operand>(scratch.staging2));
     }
-    Products::pack_keys(kv_block<T>(kv, kv.value_pages, kv.value_offset, base, task.kv_head), kv.token_stride, n, head_dim,
-                        head, packed_values + j * tile);
+    Products::pack_keys(value_rows(kv, base, task.kv_head), n, head_dim, head, packed_values + j * tile);
   }
   for (std::int64_t i = 0; i < key_blocks * tile; ++i) scratch.dk[i] = 0.0F;
   for (std::int64_t i = 0; i < key_blocks * tile; ++i) scratch.dv[i] = 0.0F;
