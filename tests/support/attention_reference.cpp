@@ -2,6 +2,7 @@
 
 #include <array>
 #include <cmath>
+#include <cstring>
 #include <limits>
 
 namespace quern {
@@ -24,6 +25,20 @@ double dot(const double* a, const double* b, std::int64_t n) {
   double sum = 0.0;
   for (std::int64_t i = 0; i < n; ++i) sum += a[i] * b[i];
   return sum;
+}
+
+unsigned byte_at(const std::byte* from, std::int64_t i) { return std::to_integer<unsigned>(from[i]); }
+
+/// An IEEE binary16 number, little-endian.
+double half_at(const std::byte* from) {
+  const unsigned bits = byte_at(from, 0) | (byte_at(from, 1) << 8);
+  const int exponent = static_cast<int>((bits >> 10) & 31U);
+  const double fraction = static_cast<double>(bits & 1023U) / 1024.0;
+  double magnitude = exponent == 0 ? std::ldexp(fraction, -14) : std::ldexp(1.0 + fraction, exponent - 15);
+  if (exponent == 31) {
+    magnitude = fraction == 0.0 ? std::numeric_limits<double>::infinity() : std::numeric_limits<double>::quiet_NaN();
+  }
+  return (bits & 0x8000U) != 0 ? -magnitude : magnitude;
 }
 
 /// One query head of one row: probabilities of its keys, and what else the gradients need.
@@ -132,6 +147,33 @@ ReferenceAttentionGradients reference_attention_gradients(const ReferenceAttenti
     }
   }
   return result;
+}
+
+std::vector<double> reference_kv_row(ElementType type, const std::byte* row, std::int64_t elements) {
+  std::vector<double> values;
+  for (std::int64_t i = 0; i < elements; ++i) {
+    if (type == ElementType::f32) {
+      float x = 0.0F;
+      std::memcpy(&x, row + 4 * i, 4);
+      values.push_back(double{x});
+    } else if (type == ElementType::bf16) {
+      const std::uint32_t bits = (byte_at(row, 2 * i) << 16) | (byte_at(row, 2 * i + 1) << 24);
+      float x = 0.0F;
+      std::memcpy(&x, &bits, 4);
+      values.push_back(double{x});
+    } else if (type == ElementType::f16) {
+      values.push_back(half_at(row + 2 * i));
+    } else if (type == ElementType::q8_0) {
+      const std::byte* block = row + i / 32 * 34;
+      values.push_back(half_at(block) * static_cast<double>(static_cast<std::int8_t>(byte_at(block, 2 + i % 32))));
+    } else {  // q4_0: element j of 0 .. 15 in the low half of byte j, element j + 16 in the high half
+      const std::byte* block = row + i / 32 * 18;
+      const unsigned both = byte_at(block, 2 + i % 16);
+      const unsigned code = i % 32 < 16 ? both & 15U : both >> 4;
+      values.push_back(half_at(block) * (static_cast<double>(code) - 8.0));
+    }
+  }
+  return values;
 }
 
 }  // namespace quern

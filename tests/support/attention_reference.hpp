@@ -1,6 +1,7 @@
 // Attention and its gradients in double precision, one query at a time, with the whole row of scores in memory.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <vector>
 
@@ -36,5 +37,8 @@ struct ReferenceAttentionGradients {
 
 /// 65536 / (65536 - threshold) where element (row, col) of a dropout mask is kept, 0 where it is dropped.
 [[nodiscard]] double reference_dropout_factor(const DropoutMask& mask, std::uint32_t row, std::uint32_t col);
+
+/// What a row of `elements` (whole blocks) in a KV cache's format holds, from the formats' definitions.
+[[nodiscard]] std::vector<double> reference_kv_row(ElementType type, const std::byte* row, std::int64_t elements);
 
 }  // namespace quern
