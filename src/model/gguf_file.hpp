@@ -59,7 +59,7 @@ struct GgufValue {
 struct GgufTensor {
   std::string_view name;
   ElementType type = ElementType::f32;
-  int dimensions = 1;
+  int dimensions = 1;                             ///< 0 (a scalar) to 4
   std::array<std::int64_t, 4> shape{1, 1, 1, 1};  ///< each >= 1
   const std::byte* data = nullptr;                ///< in the mapping; no alignment beyond the file's is promised
   std::size_t bytes = 0;
@@ -86,7 +86,8 @@ class GgufFile {
   [[nodiscard]] std::size_t file_bytes() const;  ///< of all parts
   [[nodiscard]] int parts() const;
 
-  /// Entries in the file's order (split.* of further parts left out).
+  /// The first part's entries in the file's order; keys are unique. Where the vocabulary's arrays tokenizer.ggml.tokens,
+  /// .scores, .token_type and .merges exist they have strings, f32, i32 (or u32) and strings, the first three as many.
   [[nodiscard]] std::span<const GgufValue> metadata() const;
   [[nodiscard]] const GgufValue* find(std::string_view key) const;
 
@@ -101,7 +102,8 @@ class GgufFile {
   [[nodiscard]] Result<bool> bool_or(std::string_view key, bool fallback) const;
   [[nodiscard]] Result<std::string_view> require_string(std::string_view key) const;
   [[nodiscard]] Result<std::string_view> string_or(std::string_view key, std::string_view fallback) const;
-  /// Arrays; empty where the key is missing. A scalar counts as an array of one for integers() and bools().
+  /// Arrays; empty where the key is missing. A scalar counts as an array of one for integers() and bools(). floats() takes
+  /// integers too; all must be finite in f32.
   [[nodiscard]] Result<std::span<const std::string_view>> strings(std::string_view key) const;
   [[nodiscard]] Result<std::vector<std::int64_t>> integers(std::string_view key) const;
   [[nodiscard]] Result<std::vector<float>> floats(std::string_view key) const;
