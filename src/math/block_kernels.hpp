@@ -15,17 +15,25 @@ namespace quern {
 /// Elements that share one scale in an int8 activation row.
 inline constexpr std::int64_t kActivationBlock = 32;
 
+/// Blocks of activations whose largest magnitude is below this become zero: its reciprocal would overflow. 2^-100.
+inline constexpr float kSmallestActivation = 0x1p-100F;
+
 /// A row of n activations (n a multiple of kActivationBlock) as int8: x[i] ~ scales[i / 32] * values[i], where scale =
-/// max|x| / 127 of the block and values are rounded to nearest (ties to even).
+/// max|x| / 127 of the block and values are x * (127 / max|x|) rounded to nearest (ties to even). Every instruction set
+/// gives the same bits.
 struct ActivationRow {
   std::int8_t* values = nullptr;  ///< [n], aligned to 64
   float* scales = nullptr;        ///< [n / 32]
   std::int16_t* sums = nullptr;   ///< [n / 16] sums of 16 consecutive values each, which minima are applied with
 };
 
-/// Dot products of weight rows with activation rows: out[t * out_stride + r] = sum over i of W[r][i] * x[t][i]. Integer
-/// sums are exact; block sums are scaled and added in f32 in the order of the blocks, so an element's bits depend on neither
-/// `rows` nor `tokens`.
+/// Dot products of weight rows with activation rows: out[t * out_stride + r] = sum over i of W[r][i] * x[t][i].
+///
+/// Order of the sums. Products are summed exactly, in integers, over at least four and at most 32 elements that share their
+/// scales; such a sum is multiplied in f32 by (weight scale * activation scale) and added to one of a fixed number of f32
+/// partial sums, in the order of the blocks; the partial sums are added in a fixed order at the end. So an element's bits
+/// depend on the instruction set, and on neither `rows`, `tokens` nor its place among them; instruction sets differ by f32
+/// rounding only.
 struct BlockDot {
   ElementType type = ElementType::q4_0;
   const std::byte* weight = nullptr;  ///< row r at weight + r * row_bytes; no alignment
@@ -40,7 +48,7 @@ struct BlockDot {
 
 struct BlockKernels {
   const char* name = nullptr;
-  /// Decodes `elements` consecutive elements (whole blocks) of any float or quantized type into f32.
+  /// Decodes `elements` consecutive elements (whole blocks) of any float or quantized type into f32 (block_decode.hpp).
   void (*decode)(ElementType type, const void* blocks, std::int64_t elements, float* out) = nullptr;
   /// Quantizes a row of n values. NaN and infinity make the block's scale NaN, so that they are not lost.
   void (*quantize_activations)(const float* x, std::int64_t n, const ActivationRow& out) = nullptr;
@@ -53,7 +61,8 @@ struct BlockKernels {
                     std::int64_t out_stride) = nullptr;
 };
 
-/// Tables by instruction set; null where this build lacks the path. Only dispatch.cpp and tests call these.
+/// Tables by instruction set, without `decode`, which dispatch.cpp adds; null where this build lacks the path. Only
+/// dispatch.cpp calls these.
 const BlockKernels* block_kernels_portable();
 const BlockKernels* block_kernels_avx2();
 const BlockKernels* block_kernels_avx512();

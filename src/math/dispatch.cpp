@@ -4,8 +4,36 @@
 #include <cstdlib>
 #include <string>
 
+#include "math/block_decode.hpp"
+
 namespace quern {
 namespace {
+
+/// Block kernels with the decoder of their instruction set, or the nearest lower one.
+BlockKernels with_decoder(const BlockKernels* kernels, BlockDecoder decode) {
+  BlockKernels whole = *kernels;
+  whole.decode = decode;
+  return whole;
+}
+
+const BlockKernels* blocks_portable() {
+  static const BlockKernels kernels = with_decoder(block_kernels_portable(), block_decoder_portable());
+  return &kernels;
+}
+#if defined(__x86_64__)
+const BlockKernels* blocks_avx2() {
+  static const BlockKernels kernels = with_decoder(block_kernels_avx2(), block_decoder_avx2());
+  return &kernels;
+}
+const BlockKernels* blocks_avx512() {
+  static const BlockKernels kernels = with_decoder(block_kernels_avx512(), block_decoder_avx512());
+  return &kernels;
+}
+const BlockKernels* blocks_avx512_vnni() {
+  static const BlockKernels kernels = with_decoder(block_kernels_avx512_vnni(), block_decoder_avx512());
+  return &kernels;
+}
+#endif
 
 /// Every path, best first, with null where this build lacks kernels. Calling these functions is safe on any processor: they
 /// return the address of a constant.
@@ -13,26 +41,29 @@ constexpr std::size_t kPaths = kIsaCount;
 const std::array<KernelTable, kPaths>& all_tables() {
 #if defined(__x86_64__)
   static const std::array<KernelTable, kPaths> tables = {{
-      {Isa::amx, matmul_kernels_amx(), elementwise_kernels_avx512(), attention_kernels_amx()},
-      {Isa::avx512_vnni, matmul_kernels_avx512_vnni(), elementwise_kernels_avx512(), attention_kernels_avx512_vnni()},
-      {Isa::avx512, matmul_kernels_avx512(), elementwise_kernels_avx512(), attention_kernels_avx512()},
-      {Isa::avx2, matmul_kernels_avx2(), elementwise_kernels_avx2(), attention_kernels_avx2()},
-      {Isa::portable, matmul_kernels_portable(), elementwise_kernels_portable(), attention_kernels_portable()},
+      {Isa::amx, matmul_kernels_amx(), elementwise_kernels_avx512(), attention_kernels_amx(), blocks_avx512_vnni()},
+      {Isa::avx512_vnni, matmul_kernels_avx512_vnni(), elementwise_kernels_avx512(), attention_kernels_avx512_vnni(),
+       blocks_avx512_vnni()},
+      {Isa::avx512, matmul_kernels_avx512(), elementwise_kernels_avx512(), attention_kernels_avx512(), blocks_avx512()},
+      {Isa::avx2, matmul_kernels_avx2(), elementwise_kernels_avx2(), attention_kernels_avx2(), blocks_avx2()},
+      {Isa::portable, matmul_kernels_portable(), elementwise_kernels_portable(), attention_kernels_portable(),
+       blocks_portable()},
   }};
 #else
   static const std::array<KernelTable, kPaths> tables = {{
-      {Isa::amx, nullptr, nullptr, nullptr},
-      {Isa::avx512_vnni, nullptr, nullptr, nullptr},
-      {Isa::avx512, nullptr, nullptr, nullptr},
-      {Isa::avx2, nullptr, nullptr, nullptr},
-      {Isa::portable, matmul_kernels_portable(), elementwise_kernels_portable(), attention_kernels_portable()},
+      {Isa::amx, nullptr, nullptr, nullptr, nullptr},
+      {Isa::avx512_vnni, nullptr, nullptr, nullptr, nullptr},
+      {Isa::avx512, nullptr, nullptr, nullptr, nullptr},
+      {Isa::avx2, nullptr, nullptr, nullptr, nullptr},
+      {Isa::portable, matmul_kernels_portable(), elementwise_kernels_portable(), attention_kernels_portable(),
+       blocks_portable()},
   }};
 #endif
   return tables;
 }
 
 bool is_built(const KernelTable& table) {
-  return table.matmul != nullptr && table.elementwise != nullptr && table.attention != nullptr;
+  return table.matmul != nullptr && table.elementwise != nullptr && table.attention != nullptr && table.blocks != nullptr;
 }
 
 /// Why a path cannot be used; empty when it can.

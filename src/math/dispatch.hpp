@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "math/attention_kernels.hpp"
+#include "math/block_kernels.hpp"
 #include "math/cpu_features.hpp"
 #include "math/elementwise_kernels.hpp"
 #include "math/matmul_kernels.hpp"
@@ -19,6 +20,7 @@ struct KernelTable {
   const MatmulKernels* matmul;
   const ElementwiseKernels* elementwise;
   const AttentionKernels* attention;
+  const BlockKernels* blocks;
 };
 
 /// The tables this build holds and this machine can run, best first (portable is always last).

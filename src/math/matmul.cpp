@@ -10,13 +10,16 @@
 #include <cassert>
 
 #include "math/aligned_buffer.hpp"
+#include "math/block_formats.hpp"
 #include "math/matmul_blocking.hpp"
-#include "math/matmul_convert.hpp"
 #include "math/matmul_eigen.hpp"
+#include "math/matmul_front_internal.hpp"
+#include "math/matmul_plain_internal.hpp"
 
 namespace quern {
 namespace {
 
+using internal::at;
 using internal::Blocking;
 using internal::ceil_divide;
 using internal::GradientBlocking;
@@ -26,6 +29,8 @@ using internal::kMaxGradientDepth;
 using internal::kMaxSumBytes;
 using internal::operand_bytes;
 using internal::round_up;
+using internal::ScratchCutter;
+using internal::TileFinisher;
 
 /// Copied tiles of A have rows this many bytes longer than needed, so that rows do not share cache sets.
 constexpr std::int64_t kRowPadBytes = 64;
@@ -35,25 +40,6 @@ const ProductKernels& product_kernels(const Backend& backend, ComputeType comput
 }
 
 ComputeType compute_of(ElementType type) { return type == ElementType::bf16 ? ComputeType::bf16 : ComputeType::f32; }
-
-const std::byte* at(const void* data, std::int64_t bytes) { return static_cast<const std::byte*>(data) + bytes; }
-std::byte* at(void* data, std::int64_t bytes) { return static_cast<std::byte*>(data) + bytes; }
-
-/// Hands out aligned pieces of a thread's scratch.
-class ScratchCutter {
- public:
-  explicit ScratchCutter(std::span<std::byte> scratch) : left_(scratch) {}
-  std::byte* take(std::int64_t bytes) {
-    const auto size = static_cast<std::size_t>(round_up(bytes, kBufferAlignment));
-    assert(size <= left_.size() && "scratch is smaller than matmul_scratch_bytes says");
-    std::byte* piece = left_.data();
-    left_ = left_.subspan(size);
-    return piece;
-  }
-
- private:
-  std::span<std::byte> left_;
-};
 
 /// Bytes of one kernel set's scratch, for products whose dimensions are all at most n.
 std::int64_t scratch_bytes(const ProductKernels& kernels, std::int64_t n) {
@@ -77,8 +63,8 @@ struct RightSide {
 };
 
 /// Packs the piece [k0, k0 + k) of columns [col, col + cols) of a plain weight.
-void pack_plain(const ProductKernels& kernels, const RightSide& b, std::int64_t k0, std::int64_t k, std::int64_t col,
-                std::int64_t cols, float* widened, void* panel) {
+void pack_plain(const Backend& backend, const ProductKernels& kernels, const RightSide& b, std::int64_t k0, std::int64_t k,
+                std::int64_t col, std::int64_t cols, float* widened, void* panel) {
   const Weight& w = *b.weight;
   const std::int64_t first_row = b.transposed ? col : k0;
   const std::int64_t first_col = b.transposed ? k0 : col;
@@ -87,70 +73,13 @@ void pack_plain(const ProductKernels& kernels, const RightSide& b, std::int64_t 
   if (w.type == ElementType::f32) {
     block.data = static_cast<const float*>(data) + first_row * w.cols + first_col;
   } else {
-    for (std::int64_t r = 0; r < block.rows; ++r) {
-      for (std::int64_t c = 0; c < block.cols; ++c) {
-        widened[r * block.cols + c] = internal::element(data, w.type, (first_row + r) * w.cols + first_col + c);
-      }
-    }
+    internal::decode_part(backend, w.type, data, w.cols,
+                          {.row = first_row, .rows = block.rows, .col = first_col, .cols = block.cols}, widened);
     block.data = widened;
     block.stride = block.cols;
   }
   (b.transposed ? kernels.pack_weight_transposed : kernels.pack_weight_rows)(block, round_up(k, kernels.step), panel);
 }
-
-/// Stores a finished tile: (sum + bias), a copy of that where asked for, activation, residual.
-class TileFinisher {
- public:
-  TileFinisher(const Backend& backend, const MutableMatrix& out, const Epilogue& epilogue, float* activated)
-      : kernels_(*backend.kernels), out_(out), epilogue_(epilogue), activated_(activated) {}
-
-  /// Whether sums may be formed in the output itself.
-  [[nodiscard]] bool trivial() const {
-    return out_.type == ElementType::f32 && epilogue_.bias == nullptr && epilogue_.activation == Activation::none &&
-           epilogue_.pre_activation == nullptr && epilogue_.residual == nullptr;
-  }
-
-  void operator()(float* tile, std::int64_t stride, std::int64_t row, std::int64_t rows, std::int64_t col,
-                  std::int64_t cols) const {
-    const std::int64_t bytes = operand_bytes(out_.type);
-    const bool activates = epilogue_.activation != Activation::none;
-    MatmulStore store{.tile = tile, .tile_stride = stride, .rows = rows, .cols = cols};
-    if (epilogue_.bias != nullptr) store.bias = epilogue_.bias + col;
-    if (activates || epilogue_.pre_activation != nullptr) {
-      if (store.bias != nullptr) {
-        store.out = tile;
-        store.out_stride = stride;
-        kernels_.matmul->store(store);
-        store.bias = nullptr;
-      }
-      if (epilogue_.pre_activation != nullptr) {
-        store.out = at(epilogue_.pre_activation, (row * epilogue_.pre_activation_stride + col) * bytes);
-        store.out_stride = epilogue_.pre_activation_stride;
-        store.out_type = out_.type;
-        kernels_.matmul->store(store);
-      }
-      if (activates) {
-        kernels_.elementwise->f32.activation_forward(epilogue_.activation, tile, stride, activated_, cols, rows, cols);
-        store.tile = activated_;
-        store.tile_stride = cols;
-      }
-    }
-    if (epilogue_.residual != nullptr) {
-      store.residual = epilogue_.residual + row * epilogue_.residual_stride + col;
-      store.residual_stride = epilogue_.residual_stride;
-    }
-    store.out = at(out_.data, (row * out_.row_stride + col) * bytes);
-    store.out_stride = out_.row_stride;
-    store.out_type = out_.type;
-    kernels_.matmul->store(store);
-  }
-
- private:
-  const KernelTable& kernels_;
-  const MutableMatrix& out_;
-  const Epilogue& epilogue_;
-  float* activated_;
-};
 
 /// Fetches output rows for writing while their tile is computed, so that storing it does not wait for memory.
 void fetch_for_writing(const void* data, std::int64_t stride_bytes, std::int64_t rows, std::int64_t bytes) {
@@ -198,19 +127,39 @@ bool worth_copying(const ProductKernels& kernels, const ConstMatrix& a, std::int
   return shares_sets || straddles;
 }
 
-/// C [rows, cols] = epilogue(A [rows, k] B).
-void product(Exec& exec, const ConstMatrix& a, const RightSide& b, const MutableMatrix& out, const Epilogue& epilogue) {
+/// A tile of A, f32 rows [rows, k], as bf16 with zeros up to padded_k.
+void narrow_rows(const MatmulKernels& matmul, const MatmulBlock& source, std::int64_t padded_k, void* out,
+                 std::int64_t out_stride) {
+  matmul.store({.tile = static_cast<const float*>(source.data),
+                .tile_stride = source.stride,
+                .rows = source.rows,
+                .cols = source.cols,
+                .out = out,
+                .out_stride = out_stride,
+                .out_type = ElementType::bf16});
+  for (std::int64_t r = 0; r < source.rows; ++r) {
+    bf16* row = static_cast<bf16*>(out) + r * out_stride;
+    std::fill(row + source.cols, row + padded_k, bf16{0});
+  }
+}
+
+/// C [rows, cols] = epilogue(A [rows, k] B) with the kernels of `compute`. A of f32 is narrowed where they read bf16.
+void product(Exec& exec, ComputeType compute, const ConstMatrix& a, const RightSide& b, const MutableMatrix& out,
+             const Epilogue& epilogue) {
   const MatmulKernels& matmul = *exec.backend.kernels->matmul;
-  const ProductKernels& kernels = product_kernels(exec.backend, compute_of(a.type));
+  const ProductKernels& kernels = product_kernels(exec.backend, compute);
   const std::int64_t k_total = a.cols;
-  const Blocking blocking = internal::choose_blocking(kernels, out.rows, out.cols, k_total);
+  // A plain weight's pieces of the reduction are whole blocks.
+  const bool plain = b.weight->layout == WeightLayout::plain;
+  const std::int64_t depth_unit = plain && b.transposed ? block_format(b.weight->type).block_elements : 1;
+  const Blocking blocking = internal::choose_blocking(kernels, out.rows, out.cols, k_total, depth_unit);
   const std::int64_t panel_cols = kernels.panel_cols;
   const std::int64_t bytes = operand_bytes(kernels.operand);
   const std::int64_t block_cols = blocking.panels_per_block * panel_cols;
   const std::int64_t a_bytes = operand_bytes(a.type);
   const std::int64_t out_bytes = operand_bytes(out.type);
-  const bool plain = b.weight->layout == WeightLayout::plain;
   const bool converts = a.type != kernels.operand;
+  const bool narrows = a.type == ElementType::f32 && kernels.operand == ElementType::bf16;
 
   ScratchCutter scratch(exec.scratch);
   const bool keeps_sums = blocking.depths > 1;
@@ -246,7 +195,8 @@ void product(Exec& exec, const ConstMatrix& a, const RightSide& b, const Mutable
         panel_bytes = blocking.depth * panel_cols * bytes;
         for (std::int64_t p = 0; p < panels; ++p) {
           const std::int64_t col = col_begin + p * panel_cols;
-          pack_plain(kernels, b, k0, k, col, std::min(panel_cols, col_end - col), widened, at(packed_b, p * panel_bytes));
+          pack_plain(exec.backend, kernels, b, k0, k, col, std::min(panel_cols, col_end - col), widened,
+                     at(packed_b, p * panel_bytes));
         }
         panel = at(static_cast<const void*>(packed_b), 0);
       } else {
@@ -257,8 +207,12 @@ void product(Exec& exec, const ConstMatrix& a, const RightSide& b, const Mutable
         MatmulTile tile{.steps = steps, .rows = std::min(kernels.tile_rows, row_end - row), .add = piece > 0};
         const void* a_rows = at(a.data, (row * a.row_stride + k0) * a_bytes);
         if (copies || k % kernels.step != 0) {
-          kernels.copy_a({.data = a_rows, .stride = a.row_stride, .rows = tile.rows, .cols = k}, steps * kernels.step,
-                         copied_a, copy_stride);
+          const MatmulBlock source{.data = a_rows, .stride = a.row_stride, .rows = tile.rows, .cols = k};
+          if (narrows) {
+            narrow_rows(matmul, source, steps * kernels.step, copied_a, copy_stride);
+          } else {
+            kernels.copy_a(source, steps * kernels.step, copied_a, copy_stride);
+          }
           tile.a = copied_a;
           tile.a_row_stride = copy_stride;
         } else {
@@ -359,16 +313,24 @@ std::size_t matmul_scratch_bytes(const Backend& backend, std::int64_t max_rows, 
   if (backend.eigen) return 0;
   const std::int64_t n = std::max<std::int64_t>({max_rows, max_cols, 1});
   const MatmulKernels& matmul = *backend.kernels->matmul;
-  return static_cast<std::size_t>(
-      round_up(std::max(scratch_bytes(matmul.f32, n), scratch_bytes(matmul.b16, n)), kBufferAlignment));
+  const std::int64_t bytes = std::max(
+      {scratch_bytes(matmul.f32, n), scratch_bytes(matmul.b16, n), internal::dot_scratch_bytes(max_rows, max_cols)});
+  return static_cast<std::size_t>(round_up(bytes, kBufferAlignment));
 }
 
 void matmul_forward(Exec& exec, const ConstMatrix& x, const Weight& w, const MutableMatrix& y, const Epilogue& epilogue) {
   assert(x.cols == w.cols && y.cols == w.rows && y.rows == x.rows);
   if (exec.backend.eigen) {
     internal::eigen_forward(exec, x, w, y, epilogue);
+  } else if (internal::takes_dot(exec.backend, x, w)) {
+    internal::dot_forward(exec, x, w, y, epilogue);
   } else {
-    product(exec, x, {.weight = &w, .transposed = true}, y, epilogue);
+    // Many rows of f32 over a file's 16-bit or block-quantized weight, where speed is wanted and bf16 has it.
+    const bool narrow = w.layout == WeightLayout::plain && w.precision == WeightPrecision::fast &&
+                        w.type != ElementType::f32 && x.rows > kFastRows &&
+                        exec.backend.kernels->matmul->b16.operand == ElementType::bf16;
+    const ComputeType compute = narrow ? ComputeType::bf16 : compute_of(x.type);
+    product(exec, compute, x, {.weight = &w, .transposed = true}, y, epilogue);
   }
 }
 
@@ -378,7 +340,7 @@ void matmul_backward_input(Exec& exec, const ConstMatrix& dy, const Weight& w, c
   if (exec.backend.eigen) {
     internal::eigen_backward_input(exec, dy, w, dx, epilogue);
   } else {
-    product(exec, dy, {.weight = &w, .transposed = false}, dx, epilogue);
+    product(exec, compute_of(dy.type), dy, {.weight = &w, .transposed = false}, dx, epilogue);
   }
 }
 

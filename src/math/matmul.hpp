@@ -2,7 +2,8 @@
 //
 // Numerics. Sums are f32 (bf16 products are exact in f32 before they are added). Each output element is summed in an order
 // that depends only on the reduction's length and the instruction set: not on the number of threads or rows, not on
-// which rows share a call, not on how the caller cuts rows. So a row of a batch has the same bits as that row alone.
+// which rows share a call, not on how the caller cuts rows. So a row of a batch has the same bits as that row alone. (Fast
+// products with a file's weights promise this for up to kFastRows rows: WeightPrecision.)
 #pragma once
 
 #include <cstddef>
@@ -19,16 +20,23 @@ enum class WeightLayout : std::uint8_t {
   packed  ///< the private pack of the instruction set that made it, once for y = x W^T and (optionally) once for dx = dy W
 };
 
-/// How products with a plain weight that is not f32 (a file's f16, bf16 or blocks) are computed. x is f32 then.
+/// How products y = x W^T of f32 rows with a plain weight (a file's f32, f16, bf16 or blocks) are computed.
 enum class WeightPrecision : std::uint8_t {
-  f32,  ///< every element is decoded to f32, exactly; f32 products
-  fast  ///< up to kFastRows rows: blocks against int8 activations, floats against f32; more rows: bf16 where it is fast
+  /// Every element is decoded to f32, exactly, and f32 products are formed: the bits of the same weight decoded and packed.
+  f32,
+  /// Up to kFastRows rows: blocks against int8 activations (block_kernels.hpp) where the format has such dot products,
+  /// floats
+  /// against f32; other formats are decoded to f32. More rows: f32 weights as in `f32`; others, and x, are rounded to bf16
+  /// where the instruction set multiplies that. The Eigen backend computes all this in f32.
+  fast
 };
 
-/// Up to this many rows of x, a product with a plain block-quantized weight gives each row the same bits as that row alone.
+/// In fast mode, up to this many rows of x get the same bits each as that row alone.
 inline constexpr std::int64_t kFastRows = 32;
 
-/// A weight matrix W [rows, cols] = [outputs, inputs]. A view: whoever made the memory owns it.
+/// A weight matrix W [rows, cols] = [outputs, inputs]. A view: whoever made the memory owns it. A plain one's data need no
+/// alignment beyond its numbers', its rows follow each other without gaps, and cols is a whole number of its format's
+/// blocks.
 struct Weight {
   ElementType type = ElementType::f32;
   WeightLayout layout = WeightLayout::plain;
@@ -85,6 +93,9 @@ struct Epilogue {
 
 /// Scratch that any product of these kinds with M <= max_rows, N, K <= max_cols needs per thread.
 [[nodiscard]] std::size_t matmul_scratch_bytes(const Backend& backend, std::int64_t max_rows, std::int64_t max_cols);
+
+/// Row `row` of a plain weight as f32: out [w.cols], exactly.
+void decode_row(const Backend& backend, const Weight& w, std::int64_t row, float* out);
 
 /// y [M, N] = epilogue(x [M, K] W^T), W [N, K]. SPMD: rows and columns are shared among the team's members.
 void matmul_forward(Exec& exec, const ConstMatrix& x, const Weight& w, const MutableMatrix& y,

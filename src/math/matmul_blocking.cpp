@@ -5,10 +5,11 @@
 namespace quern::internal {
 namespace {
 
-/// The piece of the reduction: pieces of nearly equal length, whole steps each.
-void choose_depth(const ProductKernels& kernels, std::int64_t k, std::int64_t most, Blocking& blocking) {
-  blocking.depths = std::max<std::int64_t>(1, ceil_divide(k, most));
-  blocking.depth = std::max(kernels.step, round_up(ceil_divide(k, blocking.depths), kernels.step));
+/// The piece of the reduction: pieces of nearly equal length, whole steps and units (both powers of two) each.
+void choose_depth(const ProductKernels& kernels, std::int64_t k, std::int64_t most, std::int64_t unit, Blocking& blocking) {
+  unit = std::max(unit, kernels.step);
+  blocking.depths = std::max<std::int64_t>(1, ceil_divide(k, most / unit * unit));
+  blocking.depth = std::max(unit, round_up(ceil_divide(k, blocking.depths), unit));
   blocking.depths = std::max<std::int64_t>(1, ceil_divide(k, blocking.depth));
 }
 
@@ -17,10 +18,11 @@ std::int64_t even_share(std::int64_t count, std::int64_t most) { return ceil_div
 
 }  // namespace
 
-Blocking choose_blocking(const ProductKernels& kernels, std::int64_t rows, std::int64_t cols, std::int64_t k) {
+Blocking choose_blocking(const ProductKernels& kernels, std::int64_t rows, std::int64_t cols, std::int64_t k,
+                         std::int64_t depth_unit) {
   Blocking b;
   if (rows <= 0 || cols <= 0) return b;
-  choose_depth(kernels, k, kMaxDepth, b);
+  choose_depth(kernels, k, kMaxDepth, depth_unit, b);
   const std::int64_t tiles = ceil_divide(rows, kernels.tile_rows);
   const std::int64_t panels = ceil_divide(cols, kernels.panel_cols);
   const std::int64_t panel_bytes = b.depth * kernels.panel_cols * operand_bytes(kernels.operand);
@@ -48,7 +50,7 @@ Blocking choose_blocking(const ProductKernels& kernels, std::int64_t rows, std::
 GradientBlocking choose_gradient_blocking(const ProductKernels& kernels, std::int64_t rows, std::int64_t cols,
                                           std::int64_t k) {
   Blocking depth;
-  choose_depth(kernels, k, kMaxGradientDepth, depth);
+  choose_depth(kernels, k, kMaxGradientDepth, 1, depth);
   GradientBlocking b;
   b.depth = depth.depth;
   b.depths = depth.depths;

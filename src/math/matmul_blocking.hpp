@@ -37,8 +37,10 @@ struct Blocking {
   [[nodiscard]] std::int64_t tasks() const { return row_blocks * col_blocks; }
 };
 
-/// y = x W^T and dx = dy W: C [rows, cols] over a reduction of length k.
-[[nodiscard]] Blocking choose_blocking(const ProductKernels& kernels, std::int64_t rows, std::int64_t cols, std::int64_t k);
+/// y = x W^T and dx = dy W: C [rows, cols] over a reduction of length k. Pieces of the reduction start at multiples of
+/// `depth_unit` (a power of two up to kMaxDepth).
+[[nodiscard]] Blocking choose_blocking(const ProductKernels& kernels, std::int64_t rows, std::int64_t cols, std::int64_t k,
+                                       std::int64_t depth_unit = 1);
 
 /// dW = dy^T x, C [rows, cols] over k tokens: strips of row tiles by blocks of columns. Panels of x are packed once per
 /// strip, tiles of dy once per block of columns; the strip's sums stay in second-level cache between pieces of the

@@ -8,6 +8,7 @@
 
 #include "math/matmul_blocking.hpp"
 #include "math/matmul_convert.hpp"
+#include "math/matmul_plain_internal.hpp"
 
 namespace quern::internal {
 namespace {
@@ -17,6 +18,8 @@ using Strided = Eigen::Map<const RowMajor, Eigen::Unaligned, Eigen::OuterStride<
 
 constexpr std::int64_t kRowBlock = 256;
 constexpr std::int64_t kTokenBlock = 512;
+/// Rows of a file's weight that are decoded at once.
+constexpr std::int64_t kDecodedRows = 512;
 
 float activate(Activation activation, float x) {
   switch (activation) {
@@ -49,10 +52,15 @@ Strided widened(const void* data, ElementType type, std::int64_t first, std::int
   return {storage.data(), rows, cols, Eigen::OuterStride<>(std::max<std::int64_t>(cols, 1))};
 }
 
-void store(const RowMajor& sums, std::int64_t row, const MutableMatrix& out, const Epilogue& e) {
+/// Whether a weight's elements are those of a file, to be decoded by the block kernels.
+bool needs_decoding(ElementType type) { return type != ElementType::f32 && type != ElementType::bf16; }
+
+/// Stores sums as columns [col, ..) of rows [row, ..).
+void store(const RowMajor& sums, std::int64_t row, std::int64_t col, const MutableMatrix& out, const Epilogue& e) {
   for (std::int64_t r = 0; r < sums.rows(); ++r) {
-    for (std::int64_t c = 0; c < sums.cols(); ++c) {
-      float v = sums(r, c);
+    for (std::int64_t i = 0; i < sums.cols(); ++i) {
+      const std::int64_t c = col + i;
+      float v = sums(r, i);
       if (e.bias != nullptr) v += e.bias[c];
       if (e.pre_activation != nullptr) {
         set_element(e.pre_activation, out.type, (row + r) * e.pre_activation_stride + c, v);
@@ -80,19 +88,53 @@ void product(Exec& exec, const ConstMatrix& a, const Weight& w, const void* data
     } else {
       sums.noalias() += left * right;
     }
-    store(sums, row, out, epilogue);
+    store(sums, row, 0, out, epilogue);
+  });
+}
+
+/// The same with a file's weight, which is decoded a block of rows at a time.
+void product_with_decoding(Exec& exec, const ConstMatrix& a, const Weight& w, const void* data, bool transposed,
+                           const MutableMatrix& out, const Epilogue& epilogue) {
+  const std::int64_t weight_blocks = ceil_divide(w.rows, kDecodedRows);
+  RowMajor a_storage;
+  const auto part = [&](std::int64_t block, RowMajor& decoded) {
+    const std::int64_t first = block * kDecodedRows;
+    decoded.resize(std::min(kDecodedRows, w.rows - first), w.cols);
+    decode_part(exec.backend, w.type, data, w.cols, {.row = first, .rows = decoded.rows(), .col = 0, .cols = w.cols},
+                decoded.data());
+    return first;
+  };
+  const Strided left = widened(a.data, a.type, 0, a.row_stride, a.rows, a.cols, a_storage);
+  if (transposed) {
+    exec.member.for_each(weight_blocks, [&](std::int64_t block) {
+      RowMajor decoded;
+      const std::int64_t first = part(block, decoded);
+      RowMajor sums = RowMajor::Zero(out.rows, decoded.rows());
+      sums.noalias() += left * decoded.transpose();
+      store(sums, 0, first, out, epilogue);
+    });
+    return;
+  }
+  exec.member.for_each(1, [&](std::int64_t) {
+    RowMajor decoded;
+    RowMajor sums = RowMajor::Zero(out.rows, out.cols);
+    for (std::int64_t block = 0; block < weight_blocks; ++block) {
+      const std::int64_t first = part(block, decoded);
+      sums.noalias() += left.middleCols(first, decoded.rows()) * decoded;
+    }
+    store(sums, 0, 0, out, epilogue);
   });
 }
 
 }  // namespace
 
 void eigen_forward(Exec& exec, const ConstMatrix& x, const Weight& w, const MutableMatrix& y, const Epilogue& epilogue) {
-  product(exec, x, w, w.forward, true, y, epilogue);
+  (needs_decoding(w.type) ? product_with_decoding : product)(exec, x, w, w.forward, true, y, epilogue);
 }
 
 void eigen_backward_input(Exec& exec, const ConstMatrix& dy, const Weight& w, const MutableMatrix& dx,
                           const Epilogue& epilogue) {
-  product(exec, dy, w, w.backward, false, dx, epilogue);
+  (needs_decoding(w.type) ? product_with_decoding : product)(exec, dy, w, w.backward, false, dx, epilogue);
 }
 
 void eigen_backward_weight(Exec& exec, const ConstMatrix& dy, const ConstMatrix& x, float* dw, float* dbias,

@@ -1,0 +1,39 @@
+// Block kernels for AVX-512 with VNNI and VBMI.
+
+// False alarms inside GCC 12's intrinsics.
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#pragma GCC diagnostic ignored "-Wuninitialized"
+
+#include <immintrin.h>
+
+#include <cstddef>
+#include <cstdint>
+
+#include "math/block_kernels.hpp"
+
+// In this order: each is written over those before.
+#include "math/block_rows-inl.hpp"
+#include "math/block_scales_avx2-inl.hpp"
+//
+#include "math/block_activations_avx2-inl.hpp"
+#include "math/block_dot_vnni-inl.hpp"
+//
+#include "math/block_table-inl.hpp"
+//
+#include "math/block_float_avx512-inl.hpp"
+//
+#include "math/block_float-inl.hpp"
+
+namespace quern {
+
+const BlockKernels* block_kernels_avx512_vnni() {
+  static constexpr BlockKernels kKernels = {.name = "avx512_vnni",
+                                            .decode = nullptr,
+                                            .quantize_activations = quantize_activations,
+                                            .has_dot = has_dot,
+                                            .dot = dot,
+                                            .float_dot = float_dot};
+  return &kKernels;
+}
+
+}  // namespace quern

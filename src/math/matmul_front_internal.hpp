@@ -1,0 +1,90 @@
+// What the parts of the front share: pieces of scratch, and what happens to finished sums. Internal to matmul*.cpp.
+#pragma once
+
+#include <cassert>
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+#include "math/aligned_buffer.hpp"
+#include "math/matmul.hpp"
+#include "math/matmul_blocking.hpp"
+
+namespace quern::internal {
+
+[[nodiscard]] inline const std::byte* at(const void* data, std::int64_t bytes) {
+  return static_cast<const std::byte*>(data) + bytes;
+}
+[[nodiscard]] inline std::byte* at(void* data, std::int64_t bytes) { return static_cast<std::byte*>(data) + bytes; }
+
+/// Hands out aligned pieces of a thread's scratch.
+class ScratchCutter {
+ public:
+  explicit ScratchCutter(std::span<std::byte> scratch) : left_(scratch) {}
+  std::byte* take(std::int64_t bytes) {
+    const auto size = static_cast<std::size_t>(round_up(bytes, kBufferAlignment));
+    assert(size <= left_.size() && "scratch is smaller than matmul_scratch_bytes says");
+    std::byte* piece = left_.data();
+    left_ = left_.subspan(size);
+    return piece;
+  }
+
+ private:
+  std::span<std::byte> left_;
+};
+
+/// Stores a finished tile: (sum + bias), a copy of that where asked for, activation, residual.
+class TileFinisher {
+ public:
+  TileFinisher(const Backend& backend, const MutableMatrix& out, const Epilogue& epilogue, float* activated)
+      : kernels_(*backend.kernels), out_(out), epilogue_(epilogue), activated_(activated) {}
+
+  /// Whether sums may be formed in the output itself.
+  [[nodiscard]] bool trivial() const {
+    return out_.type == ElementType::f32 && epilogue_.bias == nullptr && epilogue_.activation == Activation::none &&
+           epilogue_.pre_activation == nullptr && epilogue_.residual == nullptr;
+  }
+
+  void operator()(float* tile, std::int64_t stride, std::int64_t row, std::int64_t rows, std::int64_t col,
+                  std::int64_t cols) const {
+    const std::int64_t bytes = operand_bytes(out_.type);
+    const bool activates = epilogue_.activation != Activation::none;
+    MatmulStore store{.tile = tile, .tile_stride = stride, .rows = rows, .cols = cols};
+    if (epilogue_.bias != nullptr) store.bias = epilogue_.bias + col;
+    if (activates || epilogue_.pre_activation != nullptr) {
+      if (store.bias != nullptr) {
+        store.out = tile;
+        store.out_stride = stride;
+        kernels_.matmul->store(store);
+        store.bias = nullptr;
+      }
+      if (epilogue_.pre_activation != nullptr) {
+        store.out = at(epilogue_.pre_activation, (row * epilogue_.pre_activation_stride + col) * bytes);
+        store.out_stride = epilogue_.pre_activation_stride;
+        store.out_type = out_.type;
+        kernels_.matmul->store(store);
+      }
+      if (activates) {
+        kernels_.elementwise->f32.activation_forward(epilogue_.activation, tile, stride, activated_, cols, rows, cols);
+        store.tile = activated_;
+        store.tile_stride = cols;
+      }
+    }
+    if (epilogue_.residual != nullptr) {
+      store.residual = epilogue_.residual + row * epilogue_.residual_stride + col;
+      store.residual_stride = epilogue_.residual_stride;
+    }
+    store.out = at(out_.data, (row * out_.row_stride + col) * bytes);
+    store.out_stride = out_.row_stride;
+    store.out_type = out_.type;
+    kernels_.matmul->store(store);
+  }
+
+ private:
+  const KernelTable& kernels_;
+  const MutableMatrix& out_;
+  const Epilogue& epilogue_;
+  float* activated_;
+};
+
+}  // namespace quern::internal
