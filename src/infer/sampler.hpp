@@ -4,73 +4,57 @@
 #include <cstdint>
 #include <memory>
 #include <span>
+#include <string>
+#include <string_view>
 #include <vector>
+
+#include "infer/sampler_steps.hpp"
+#include "math/result.hpp"
 
 namespace quern {
 
-/// A token that may still be drawn.
-struct SamplerCandidate {
-  float logit = 0.0F;
-  std::int32_t token = 0;
-};
+/// The steps that a configured chain is made of.
+enum class SamplerStepKind : std::uint8_t { penalties, top_k, typical, top_p, min_p, temperature };
+/// "penalties", "top_k", "typical", "top_p", "min_p", "temperature".
+[[nodiscard]] std::string_view to_word(SamplerStepKind kind);
 
-/// The candidates of one draw, in memory that is reused from draw to draw: steps reorder and shrink it, never grow it.
-class SamplerCandidates {
- public:
-  explicit SamplerCandidates(std::int64_t vocab);
+/// penalties, top_k, typical, top_p, min_p, temperature: filters see the model's own probabilities (after penalties), and
+/// the temperature then acts on what is left.
+[[nodiscard]] std::vector<SamplerStepKind> default_sampler_order();
 
-  /// All tokens whose logit is above -infinity, in ascending order. NaN counts as -infinity. Where some logits are
-  /// +infinity, those tokens alone remain, with equal logits. Never empty: without any usable logit token 0 remains.
-  void assign(std::span<const float> logits);
-
-  [[nodiscard]] std::span<SamplerCandidate> items() { return {candidates_.data(), count_}; }
-  /// Keeps the first `count` (at least 1) of items().
-  void keep(std::size_t count);
-  /// Work space of items().size() doubles; holds nothing between steps.
-  [[nodiscard]] std::span<double> scratch() { return {scratch_.data(), count_}; }
-
- private:
-  std::vector<SamplerCandidate> candidates_;
-  std::vector<double> scratch_;
-  std::size_t count_ = 0;
-};
-
-/// Likelier first; equal logits in the order of tokens. A total order, so that results do not depend on sorting details.
-[[nodiscard]] inline bool likelier(const SamplerCandidate& a, const SamplerCandidate& b) {
-  return a.logit != b.logit ? a.logit > b.logit : a.token < b.token;
-}
-
-/// One step of the chain. Allocates nothing in apply().
-class SamplerStep {
- public:
-  virtual ~SamplerStep() = default;
-  virtual void apply(SamplerCandidates& candidates) = 0;
-  /// Told of every token that was drawn (penalties count them).
-  virtual void accept(std::int32_t /*token*/) {}
-};
-
-/// Divides logits by a temperature > 0.
-[[nodiscard]] std::unique_ptr<SamplerStep> temperature_step(float temperature);
-/// Keeps the k >= 1 likeliest candidates (Fan et al. 2018).
-[[nodiscard]] std::unique_ptr<SamplerStep> top_k_step(std::int64_t k);
-/// Keeps the fewest likeliest candidates whose probabilities sum to at least p, 0 < p <= 1 (Holtzman et al. 2020).
-[[nodiscard]] std::unique_ptr<SamplerStep> top_p_step(float p);
+/// Words with commas between, such as "top_k,temperature". A step that is not named is left out. Error bad_input names an
+/// unknown or repeated word and lists the known ones.
+[[nodiscard]] Result<std::vector<SamplerStepKind>> parse_sampler_order(std::string_view words);
+[[nodiscard]] std::string to_string(std::span<const SamplerStepKind> order);
 
 /// The settings that make the usual chain.
 struct SamplerConfig {
-  float temperature = 0.8F;  ///< 0: always the likeliest token (the lowest where several are)
+  float temperature = 0.8F;  ///< 0: the likeliest token (the lowest where several are) after biases and penalties
   std::int64_t top_k = 0;    ///< 0: all
   float top_p = 1.0F;        ///< 1: all
   std::uint64_t seed = 0;
+  float min_p = 0.0F;      ///< 0: all
+  float typical_p = 1.0F;  ///< 1: all
+  PenaltyConfig penalties{};
+  std::vector<LogitBias> logit_bias{};  ///< applied before the chain
+  std::vector<SamplerStepKind> order = default_sampler_order();
 };
 
-/// Draws tokens. Draw i depends on nothing but the seed, i and the logits: the generator is counter-based (Philox4x32-10).
+/// Error bad_input names the field, its range and the value found. `vocab` bounds the tokens of logit_bias.
+[[nodiscard]] Result<void> validate(const SamplerConfig& config, std::int64_t vocab);
+
+/// Draws tokens. Draw i depends on nothing but the seed, i, the logits and (with penalties) the tokens before: the generator
+/// is counter-based (Philox4x32-10).
 class Sampler {
  public:
-  /// The chain temperature, top-k, top-p, with steps left out that would change nothing.
-  Sampler(std::int64_t vocab, const SamplerConfig& config);
+  /// A valid config's logit biases, then its order's steps; steps that would change nothing are left out. `workspace` may be
+  /// shared by samplers that never sample at the same time; null: a new one.
+  Sampler(std::int64_t vocab, const SamplerConfig& config, std::shared_ptr<SamplerCandidates> workspace = nullptr);
   /// Any chain, applied in order.
   Sampler(std::int64_t vocab, std::vector<std::unique_ptr<SamplerStep>> chain, std::uint64_t seed);
+
+  /// Tells the steps of the prompt's tokens; no draws.
+  void accept_prompt(std::span<const std::int32_t> tokens);
 
   /// The next token. `logits` is [vocab], any values: see SamplerCandidates::assign. Allocates nothing.
   [[nodiscard]] std::int32_t sample(std::span<const float> logits);
@@ -81,7 +65,7 @@ class Sampler {
 
  private:
   std::vector<std::unique_ptr<SamplerStep>> chain_;
-  SamplerCandidates candidates_;
+  std::shared_ptr<SamplerCandidates> candidates_;
   std::uint64_t seed_ = 0;
   std::uint64_t position_ = 0;
   bool greedy_ = false;
@@ -89,5 +73,17 @@ class Sampler {
 
 /// Index of the largest logit, the lowest where several are equal; NaN counts as -infinity. 0 where nothing is above that.
 [[nodiscard]] std::int32_t greedy_token(std::span<const float> logits);
+
+/// Natural logarithm of a token's probability under the raw logits (before any step).
+struct TokenLogProbability {
+  std::int32_t token = 0;
+  float log_probability = 0.0F;
+};
+struct LogProbabilities {
+  TokenLogProbability chosen;
+  std::vector<TokenLogProbability> top;  ///< likeliest first, equal ones in the order of tokens
+};
+/// Of `chosen` and of the `top` likeliest tokens. NaN counts as -infinity; sums in double.
+[[nodiscard]] LogProbabilities log_probabilities(std::span<const float> logits, std::int32_t chosen, std::int64_t top);
 
 }  // namespace quern
