@@ -17,9 +17,8 @@ inline __m512i quarters(long long a, long long b, long long c, long long d) {
 }
 
 inline __m512i iq4_values(__m512i index) {  // plus 127
-  const __m512i table =
-      _mm512_broadcast_i32x4(_mm_setr_epi8(0, 23, 44, 62, 78, 92, 105, 117, -128, -116, -102, -89, -74, -58, -38, -16));
-  return _mm512_shuffle_epi8(table, index);
+  const __m128i table = _mm_setr_epi8(-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113);
+  return _mm512_shuffle_epi8(_mm512_broadcast_i32x4(_mm_add_epi8(table, _mm_set1_epi8(127))), index);
 }
 
 template <class Format>
