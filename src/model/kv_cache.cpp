@@ -41,7 +41,7 @@ Result<KvCache::Plan> KvCache::plan(const ModelConfig& config, ElementType type,
 
   Plan plan;
   plan.row_bytes = kv_row_bytes(type, config.kv_width());
-  plan.batch = max_batch_tokens == 0 ? capacity_tokens : std::min(max_batch_tokens, capacity_tokens);
+  plan.batch = max_batch_tokens == 0 ? kMost : std::min(max_batch_tokens, kMost);
   plan.groups.emplace_back();
   for (std::int64_t layer = 0; layer < config.layers; ++layer) {
     // A window as long as the cache saves nothing.

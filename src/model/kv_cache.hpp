@@ -36,9 +36,9 @@ class KvCache {
 
   /// Room for `capacity_tokens` in total (each sequence takes whole pages; shared pages count once) of up to
   /// `max_sequences` sequences. type: see math/kv_rows.hpp. max_batch_tokens: the most tokens that one extend() adds to a
-  /// sequence; 0: capacity_tokens, with which windows save nothing. Memory is reserved, not filled: the system provides it
-  /// when pages are first written. Errors: no_memory when it does not fit; bad_input when sizes overflow, the type is not
-  /// one of a KV cache, or its blocks do not divide head_dim.
+  /// sequence; 0: any number, with which windows save nothing. Memory is reserved, not filled: the system provides it when
+  /// pages are first written. Errors: no_memory when it does not fit; bad_input when sizes overflow, the type is not one of
+  /// a KV cache, or its blocks do not divide head_dim.
   [[nodiscard]] static Result<KvCache> create(const ModelConfig& config, ElementType type, std::int64_t capacity_tokens,
                                               std::int64_t max_sequences, std::int64_t max_batch_tokens = 0);
 
@@ -57,8 +57,8 @@ class KvCache {
   /// one. Error bad_input, with nothing changed, where 0 < length < earliest_cut(sequence): windowed layers no longer have
   /// the keys that position `length` would see.
   Result<void> truncate(SequenceId sequence, std::int64_t length);
-  /// The shortest length above 0 to which truncate() and fork() can cut; 0 when any will do. At most length - batch, where
-  /// batch is what the last extend() added.
+  /// The shortest length above 0 to which truncate() and fork() can cut; 0 when any will do. What the last extend() added
+  /// can always be taken back.
   [[nodiscard]] std::int64_t earliest_cut(SequenceId sequence) const;
 
   /// Tokens present.
