@@ -35,25 +35,13 @@ struct Arguments {
 std::atomic<bool> interrupted{false};
 extern "C" void on_interrupt(int) { interrupted.store(true, std::memory_order_relaxed); }
 
-std::string_view stop_word(StopReason reason) {
-  switch (reason) {
-    case StopReason::token_limit:
-      return "token limit";
-    case StopReason::end_of_text:
-      return "end of text";
-    case StopReason::interrupted:
-      return "interrupted";
-  }
-  return "";
-}
-
 /// Tokens as the JSON of a string may hold them: bytes that are no UTF-8 become U+FFFD.
 void print_json(const LoadedModel& model, const Arguments& arguments, const Generation& generation) {
   const nlohmann::ordered_json json = {{"model", model.path()},
                                        {"prompt", arguments.prompt},
                                        {"text", model.tokenizer().decode(generation.tokens)},
                                        {"tokens", generation.tokens},
-                                       {"stop", stop_word(generation.stop)},
+                                       {"stop", to_word(generation.stop)},
                                        {"prompt_tokens", generation.prompt_tokens},
                                        {"prefill_seconds", generation.prefill_seconds},
                                        {"decode_seconds", generation.decode_seconds}};

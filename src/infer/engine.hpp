@@ -1,11 +1,9 @@
 // Many requests on one decoder: continuous batching, samplers and text of each. A server or a program loops over step().
 #pragma once
 
-#include <atomic>
 #include <chrono>
 #include <condition_variable>
 #include <cstdint>
-#include <deque>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -81,19 +79,21 @@ class Engine {
  private:
   using Clock = std::chrono::steady_clock;
   struct Live;
-  struct Kept;
   class Room;
 
   Engine(Decoder& decoder, const Tokenizer* tokenizer, const EngineOptions& options);
-  Result<RequestId> submit(Request&& request, Sampler* sampler);
+  Result<void> check(const Request& request) const;
+  Result<RequestId> enqueue(Request&& request, Sampler* sampler);
   void take_inbox();
   void compute();
-  bool forward(std::span<const ScheduledTokens> plan);
+  Result<void> forward(std::span<const ScheduledTokens> plan);
+  void count(std::span<const ScheduledTokens> plan, double forward_seconds);
   void draw(std::span<const ScheduledTokens> plan);
-  void draw_one(Live& live, std::span<const float> logits);
+  void draw_one(Live& live, std::span<const float> logits, bool is_decode);
   void shift(Live& live);
+  /// Completes the event and forgets the request; `live` is gone then.
   void finish(Live& live, EngineEvent event, StopReason reason);
-  void fail(RequestId request, const Error& error);
+  void fail(RequestId request, Error error);
 
   Decoder& decoder_;
   const Tokenizer* tokenizer_;
@@ -104,6 +104,7 @@ class Engine {
   std::shared_ptr<SamplerCandidates> workspace_;
   std::map<RequestId, std::unique_ptr<Live>> live_;
   std::vector<SequenceTokens> batch_;
+  std::vector<ScheduledTokens> plan_;  // of this step, while draws change the scheduler
   std::vector<EngineEvent> events_;
   EngineTotals totals_;
 

@@ -8,6 +8,7 @@
 
 #include "infer/sampler.hpp"
 #include "infer/stop_conditions.hpp"
+#include "math/result.hpp"
 
 namespace quern {
 
@@ -30,7 +31,8 @@ struct Request {
   std::optional<std::int64_t> top_log_probabilities{};
 };
 
-/// Of one request. Seconds of steps count whole for each request that had tokens in them.
+/// Of one request. The seconds of a step's forward pass count whole for each request that had tokens in it, those of a draw
+/// for its own.
 struct RequestTimings {
   double queue_seconds = 0.0;        ///< from submission to the first admission
   double first_token_seconds = 0.0;  ///< from submission to the first token
@@ -53,11 +55,11 @@ struct EngineEvent {
   std::string text;                                     ///< can be printed now; whole characters until the end
   std::optional<LogProbabilities> log_probabilities{};  ///< of token or end_token, where asked for
   std::optional<StopReason> finished{};                 ///< the request's last event
-  std::string error;                                    ///< why, with StopReason::failed
+  std::optional<Error> error{};                         ///< why, with StopReason::failed
   RequestTimings timings;                               ///< with `finished`
 };
 
-/// Of all requests. A step that computes some sequence's second or later token in one go is prefill, as in Profiler.
+/// Of all requests.
 struct EngineTotals {
   std::int64_t steps = 0;
   std::int64_t prefill_tokens = 0;  ///< of prompts and of recomputed texts, in any step

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -18,8 +19,9 @@ class CacheRoom {
   [[nodiscard]] virtual std::int64_t page_tokens() const = 0;
   /// Room in free pages.
   [[nodiscard]] virtual std::int64_t free_tokens() const = 0;
-  /// Gives back a page holder that no request needs; false: there is none.
-  virtual bool reclaim() = 0;
+  /// Gives back a sequence that no request needs; false: there is none. `spare` (0: none) is a request whose shareable() it
+  /// leaves as it is.
+  virtual bool reclaim(RequestId spare) = 0;
 
   /// How much of a request's text a live sequence holds: now, in whole pages, and once the requests that run have
   /// computed the text that they already have.
@@ -90,7 +92,8 @@ class Scheduler {
 
   [[nodiscard]] std::int64_t running() const { return static_cast<std::int64_t>(running_.size()); }
   [[nodiscard]] std::int64_t waiting() const { return static_cast<std::int64_t>(waiting_.size()); }
-  [[nodiscard]] bool is_running(RequestId request) const;
+  /// The first request in order among those that run, else among those that wait.
+  [[nodiscard]] std::optional<RequestId> first() const;
   [[nodiscard]] std::int64_t preemptions() const { return preemptions_; }
 
  private:
@@ -109,12 +112,16 @@ class Scheduler {
   void end_turns();
   void plan_running();
   void plan_waiting();
-  bool plan_tokens(Entry& entry, std::int64_t wanted);
+  /// Plans what is wanted of the entry, as far as there is room.
+  void plan_tokens(Entry& entry, std::int64_t wanted);
   void preempt(std::size_t index);
+  [[nodiscard]] bool may_run(const Entry& entry, std::int64_t shared) const;
   [[nodiscard]] std::int64_t pages(std::int64_t tokens) const;
   [[nodiscard]] std::int64_t free_pages() const;
+  /// Tokens that can be added to the entry now.
+  [[nodiscard]] std::int64_t room_for(const Entry& entry) const;
   static Entry* find(Entries& entries, RequestId request);
-  static void insert(Entries& entries, const Entry& entry);
+  static Entry& insert(Entries& entries, const Entry& entry);
 
   SchedulerLimits limits_;
   CacheRoom& room_;
@@ -124,8 +131,8 @@ class Scheduler {
   std::int64_t next_turn_ = 0;
   std::int64_t preemptions_ = 0;
   std::int64_t planned_pages_ = 0;
-  std::int64_t batch_left_ = 0;
-  std::int64_t prefill_left_ = 0;
+  std::int64_t prefill_left_ = 0;  // tokens of this step
+  bool short_of_room_ = false;     // a request was preempted for room in this step: nobody is admitted
 };
 
 }  // namespace quern

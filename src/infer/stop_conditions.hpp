@@ -61,7 +61,6 @@ class StopFilter {
 
  private:
   [[nodiscard]] bool is_end_token(std::int32_t token) const;
-  std::string release(std::string_view text, bool& stopped);
 
   const Tokenizer* tokenizer_;
   std::optional<StreamingDecoder> decoder_;
