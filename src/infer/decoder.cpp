@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "infer/profiler.hpp"
 #include "math/attention.hpp"
 #include "math/memory_plan.hpp"
 #include "model/embedding.hpp"
@@ -25,7 +26,8 @@ class TypedDecoder final : public Decoder {
     const ModelConfig& c = weights_.config;
     const std::int64_t rows = limits_.batch_tokens;
     const std::int64_t logit_rows = limits_.logit_rows;
-    const std::int64_t pre_width = c.gated() ? 2 * c.mlp_width : 0;
+    const std::int64_t act_width = c.experts > 0 ? 0 : c.mlp_width;
+    const std::int64_t pre_width = c.gated() ? 2 * act_width : 0;
     const auto activations = [&](const char* name, std::int64_t elements, std::size_t bytes) {
       return plan_.add(name, static_cast<std::size_t>(elements) * bytes, MemoryCategory::activations);
     };
@@ -34,7 +36,18 @@ class TypedDecoder final : public Decoder {
     const BufferId qkv = activations("qkv", rows * c.qkv_width(), sizeof(T));
     const BufferId attention = activations("attention", rows * c.query_width(), sizeof(T));
     const BufferId pre = activations("mlp pre-activation", rows * pre_width, sizeof(T));
-    const BufferId act = activations("mlp activation", rows * c.mlp_width, sizeof(T));
+    const BufferId act = activations("mlp activation", rows * act_width, sizeof(T));
+    const std::int64_t slots = c.experts > 0 ? rows * c.experts_used : 0;
+    const BufferId branch = activations("branch", c.post_norms ? rows * c.width : 0, 4);
+    const BufferId router = activations("router logits", slots > 0 ? rows * c.experts : 0, 4);
+    const BufferId chosen = activations("chosen experts", slots, 4);
+    const BufferId chosen_weight = activations("weights of chosen experts", slots, 4);
+    const BufferId slot = activations("slots", slots, 4);
+    const BufferId first_slot = activations("first slots", slots > 0 ? c.experts + 1 : 0, 8);
+    const BufferId expert_input = activations("expert input", slots * c.width, sizeof(T));
+    const BufferId expert_pre = activations("expert pre-activation", slots * 2 * c.mlp_width, sizeof(T));
+    const BufferId expert_act = activations("expert activation", slots * c.mlp_width, sizeof(T));
+    const BufferId expert_out = activations("expert output", slots * c.width, 4);
     const BufferId last_x = activations("residual of logits", logit_rows * c.width, 4);
     const BufferId last_norm = activations("norm of logits", logit_rows * c.width, sizeof(T));
     const BufferId logits = activations("logits", logit_rows * c.vocab, 4);
@@ -55,6 +68,19 @@ class TypedDecoder final : public Decoder {
     buffers_.attention = arena_.get<T>(plan_, attention);
     buffers_.mlp_pre = pre_width > 0 ? arena_.get<T>(plan_, pre) : nullptr;
     buffers_.mlp_act = arena_.get<T>(plan_, act);
+    if (c.post_norms) buffers_.branch = arena_.get<float>(plan_, branch);
+    if (c.experts > 0) {
+      experts_ = {.router_logits = arena_.get<float>(plan_, router),
+                  .chosen = arena_.get<std::int32_t>(plan_, chosen),
+                  .chosen_weight = arena_.get<float>(plan_, chosen_weight),
+                  .slot = arena_.get<std::int32_t>(plan_, slot),
+                  .first_slot = arena_.get<std::int64_t>(plan_, first_slot),
+                  .input = arena_.get<T>(plan_, expert_input),
+                  .pre = arena_.get<T>(plan_, expert_pre),
+                  .act = arena_.get<T>(plan_, expert_act),
+                  .out = arena_.get<float>(plan_, expert_out)};
+      buffers_.experts = &experts_;
+    }
     last_x_ = arena_.get<float>(plan_, last_x);
     last_norm_ = arena_.get<T>(plan_, last_norm);
     logits_ = arena_.get<float>(plan_, logits);
@@ -65,7 +91,10 @@ class TypedDecoder final : public Decoder {
     row_sequence_.resize(static_cast<std::size_t>(rows));
     logit_rows_.resize(static_cast<std::size_t>(logit_rows));
     sequences_.resize(static_cast<std::size_t>(c.layers * limits_.sequences));
-    for (std::int64_t layer = 0; layer < c.layers; ++layer) shapes_.push_back(c.attention_shape(layer));
+    for (std::int64_t layer = 0; layer < c.layers; ++layer) {
+      shapes_.push_back(c.attention_shape(layer));
+      shapes_.back().sinks = weights_.layers[static_cast<std::size_t>(layer)].sinks;
+    }
     return {};
   }
 
@@ -75,10 +104,16 @@ class TypedDecoder final : public Decoder {
 
   Result<void> forward(std::span<const SequenceTokens> batch) override {
     if (auto ready = stage(batch); !ready) return ready;
+    if (limits_.profiler != nullptr) {
+      const bool decode =
+          std::all_of(batch.begin(), batch.end(), [](const auto& entry) { return entry.tokens.size() == 1; });
+      limits_.profiler->begin(decode ? WorkPhase::decode : WorkPhase::prefill, rows_, batch_size_);
+    }
     team_.run([&](TeamMember& member) {
       Exec exec{member, backend_, {scratch_ + static_cast<std::size_t>(member.index()) * scratch_bytes_, scratch_bytes_}};
       compute(exec);
     });
+    if (limits_.profiler != nullptr) limits_.profiler->end();
     return {};
   }
 
@@ -161,33 +196,41 @@ class TypedDecoder final : public Decoder {
     const ModelConfig& c = weights_.config;
     const RowRange all{0, rows_};
     const BlockDropout no_dropout;
+    const auto mark = [&](WorkKind kind, std::int64_t layer) {
+      if (limits_.profiler != nullptr && exec.member.index() == 0) limits_.profiler->mark(kind, layer);
+    };
     exec.member.for_each(rows_, [&](std::int64_t row) {
       embedding_forward(exec, weights_, tokens_.data(), positions_.data(), buffers_.x_in, {}, {row, row + 1});
     });
+    mark(WorkKind::embedding, -1);
     for (std::int64_t layer = 0; layer < c.layers; ++layer) {
       attention_input_forward(exec, weights_, layer, buffers_, positions_.data(), all);
+      mark(WorkKind::attention_input, layer);
       exec.member.for_each(rows_, [&](std::int64_t row) { store_kv(layer, row); });
+      mark(WorkKind::kv_store, layer);
       attention_forward<T>(exec, shapes_[static_cast<std::size_t>(layer)],
                            {sequences_.data() + layer * limits_.sequences, static_cast<std::size_t>(batch_size_)},
                            {buffers_.qkv, c.qkv_width()}, {buffers_.attention, c.query_width()}, nullptr, {});
+      mark(WorkKind::attention, layer);
       attention_output_forward(exec, weights_, layer, buffers_, no_dropout, all);
+      mark(WorkKind::attention_output, layer);
       mlp_forward(exec, weights_, layer, buffers_, no_dropout, all);
+      mark(WorkKind::feed_forward, layer);
     }
+    if (logit_count_ == 0) return;
     exec.member.for_each(logit_count_, [&](std::int64_t i) {
       std::memcpy(last_x_ + i * c.width, buffers_.x_out + logit_rows_[static_cast<std::size_t>(i)] * c.width,
                   static_cast<std::size_t>(c.width) * sizeof(float));
     });
     head_logits(exec, weights_, last_x_, last_norm_, logits_, logit_count_);
+    mark(WorkKind::head, -1);
   }
 
   void store_kv(std::int64_t layer, std::int64_t row) {
     const ModelConfig& c = weights_.config;
     const T* key = buffers_.qkv + row * c.qkv_width() + c.query_width();
-    const std::size_t bytes = static_cast<std::size_t>(c.kv_width()) * sizeof(T);
-    const KvCache::SequenceId sequence = row_sequence_[static_cast<std::size_t>(row)];
-    const std::int64_t position = positions_[static_cast<std::size_t>(row)];
-    std::memcpy(cache_.key_row(sequence, layer, position), key, bytes);
-    std::memcpy(cache_.value_row(sequence, layer, position), key + c.kv_width(), bytes);
+    cache_.store(row_sequence_[static_cast<std::size_t>(row)], layer, positions_[static_cast<std::size_t>(row)], key,
+                 key + c.kv_width());
   }
 
   Backend backend_;
@@ -198,6 +241,7 @@ class TypedDecoder final : public Decoder {
   MemoryPlan plan_;
   Arena arena_;
   BlockBuffers<T> buffers_;
+  ExpertBuffers<T> experts_;
   float* last_x_ = nullptr;
   T* last_norm_ = nullptr;
   float* logits_ = nullptr;
@@ -214,7 +258,7 @@ class TypedDecoder final : public Decoder {
 template <class T>
 Result<std::unique_ptr<Decoder>> create_typed(const Backend& backend, const ModelWeights& weights, ThreadTeam& team,
                                               const Decoder::Limits& limits) {
-  auto cache = KvCache::create(weights.config, *limits.kv_type, limits.cache_tokens, limits.sequences);
+  auto cache = KvCache::create(weights.config, *limits.kv_type, limits.cache_tokens, limits.sequences, limits.batch_tokens);
   if (!cache) return tl::make_unexpected(cache.error());
   auto decoder = std::make_unique<TypedDecoder<T>>(backend, weights, team, limits, std::move(*cache));
   if (auto allocated = decoder->allocate(); !allocated) return tl::make_unexpected(allocated.error());

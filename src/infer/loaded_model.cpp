@@ -2,14 +2,87 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <array>
+#include <cstring>
+#include <fstream>
+
+#include "model/gguf_model.hpp"
+
 namespace quern {
 
 ComputeType preferred_compute(const Backend& backend) {
   return backend.kernels->isa == Isa::amx && !backend.eigen ? ComputeType::bf16 : ComputeType::f32;
 }
 
-Result<std::unique_ptr<LoadedModel>> LoadedModel::load(const std::string& run_or_checkpoint, const Backend& backend,
-                                                       ThreadTeam& team, const LoadOptions& options) {
+namespace {
+
+/// Whether a file begins as GGUF does. Folders and files that cannot be read do not; their readers say what is wrong.
+bool begins_as_gguf(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  std::array<char, 4> magic{};
+  return file.read(magic.data(), magic.size()) && std::memcmp(magic.data(), "GGUF", 4) == 0;
+}
+
+/// A context for running: what is asked for, else the model's, which for published models is bounded because the cache
+/// grows with it. Learned positions end where their table does.
+Result<std::int64_t> usable_context(const std::string& path, const ModelConfig& config, std::int64_t asked,
+                                    std::int64_t bound) {
+  if (config.position == PositionKind::learned && asked > config.context) {
+    return bad_input(
+        fmt::format("{}: a context of {} tokens, but the model has learned positions for {}", path, asked, config.context));
+  }
+  return asked > 0 ? asked : std::min(config.context, bound);
+}
+
+/// The longest context that is used without being asked for.
+constexpr std::int64_t kDefaultContext = 4096;
+
+}  // namespace
+
+Result<std::unique_ptr<LoadedModel>> LoadedModel::load(const std::string& path, const Backend& backend, ThreadTeam& team,
+                                                       const LoadOptions& options) {
+  return begins_as_gguf(path) ? load_gguf(path, options) : load_checkpoint(path, backend, team, options);
+}
+
+Result<std::unique_ptr<LoadedModel>> LoadedModel::load_gguf(const std::string& path, const LoadOptions& options) {
+  if (options.precision == Precision::bf16) {
+    return bad_input(fmt::format("{}: precision bf16 is for checkpoints; GGUF files take auto or f32", path));
+  }
+  auto model = std::make_unique<LoadedModel>();
+  model->path_ = path;
+  auto file = GgufFile::open(path);
+  if (!file) return tl::make_unexpected(file.error());
+  model->file_ = std::move(*file);
+  auto config = model_config_from_gguf(*model->file_);
+  if (!config) return tl::make_unexpected(config.error());
+  auto tokenizer = Tokenizer::from_gguf(*model->file_);
+  if (!tokenizer) return tl::make_unexpected(tokenizer.error());
+  model->tokenizer_ = std::move(*tokenizer);
+  if (model->tokenizer_->vocab_size() != config->vocab) {
+    return bad_input(fmt::format("{}: tokenizer.ggml.tokens has {} tokens, tensor token_embd.weight has {} rows", path,
+                                 model->tokenizer_->vocab_size(), config->vocab));
+  }
+  auto context = usable_context(path, *config, options.context_tokens, kDefaultContext);
+  if (!context) return tl::make_unexpected(context.error());
+  model->context_tokens_ = *context;
+  const auto precision = options.precision == Precision::f32 ? WeightPrecision::f32 : WeightPrecision::fast;
+  auto bound = bind_gguf_weights(*model->file_, *config, precision, *context);
+  if (!bound) return tl::make_unexpected(bound.error());
+  model->weights_ = std::move(bound->weights);
+  model->owned_ = std::move(bound->owned);
+  model->weight_bytes_ = bound->bytes;
+  model->bytes_per_token_ = bound->bytes_per_token;
+  model->architecture_ = *model->file_->require_string("general.architecture");
+  auto chat_template = model->file_->string_or("tokenizer.chat_template", "");
+  if (!chat_template) return tl::make_unexpected(chat_template.error());
+  model->chat_template_ = *chat_template;
+  return model;
+}
+
+Result<std::unique_ptr<LoadedModel>> LoadedModel::load_checkpoint(const std::string& run_or_checkpoint,
+                                                                  const Backend& backend, ThreadTeam& team,
+                                                                  const LoadOptions& options) {
   auto path = find_checkpoint(run_or_checkpoint, false);
   if (!path) return tl::make_unexpected(path.error());
   auto info = read_checkpoint_info(*path);
@@ -26,11 +99,9 @@ Result<std::unique_ptr<LoadedModel>> LoadedModel::load(const std::string& run_or
   model->architecture_ = "checkpoint";
   model->tokenizer_ = std::move(*tokenizer);
   const ModelConfig& config = info->model;
-  model->context_tokens_ = options.context_tokens > 0 ? options.context_tokens : config.context;
-  if (config.position == PositionKind::learned && model->context_tokens_ > config.context) {
-    return bad_input(fmt::format("{}: a context of {} tokens, but the model has learned positions for {}", *path,
-                                 model->context_tokens_, config.context));
-  }
+  auto context = usable_context(*path, config, options.context_tokens, config.context);
+  if (!context) return tl::make_unexpected(context.error());
+  model->context_tokens_ = *context;
   model->layout_ = parameter_layout(config);
   const auto elements = static_cast<std::size_t>(model->layout_.elements);
   const BufferId parameters = model->plan_.add("parameters", elements * sizeof(float), MemoryCategory::weights);
@@ -53,6 +124,10 @@ Result<std::unique_ptr<LoadedModel>> LoadedModel::load(const std::string& run_or
     Exec exec{member, backend, {}};
     packs.pack(exec, block, model->weights_);
   });
+  model->weight_bytes_ = static_cast<std::size_t>(model->layout_.parameter_count()) * sizeof(float);
+  const std::size_t operand_bytes = compute == ComputeType::bf16 ? 2 : 4;
+  model->bytes_per_token_ = static_cast<std::size_t>(model->layout_.matmul_parameter_count()) * operand_bytes +
+                            static_cast<std::size_t>(config.width) * sizeof(float);
   return model;
 }
 

@@ -4,6 +4,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "math/exec.hpp"
 #include "math/memory_plan.hpp"
@@ -23,7 +24,8 @@ struct LoadOptions {
   /// automatic: preferred_compute for checkpoints, WeightPrecision::fast for GGUF. f32: GGUF's weights are decoded exactly.
   /// bf16: checkpoints only.
   Precision precision = Precision::automatic;
-  std::int64_t context_tokens = 0;  ///< longest sequence; 0: the model's. Learned positions cannot go past the model's
+  /// Longest sequence. 0: the model's, for GGUF at most 4,096. Learned positions cannot go past the model's.
+  std::int64_t context_tokens = 0;
 };
 
 /// A model from a file: a GGUF file (weights mapped, used in place), a checkpoint, or the best checkpoint of a run folder.
@@ -48,10 +50,15 @@ class LoadedModel {
   [[nodiscard]] std::size_t bytes_per_token() const { return bytes_per_token_; }
 
  private:
+  static Result<std::unique_ptr<LoadedModel>> load_gguf(const std::string& path, const LoadOptions& options);
+  static Result<std::unique_ptr<LoadedModel>> load_checkpoint(const std::string& run_or_checkpoint, const Backend& backend,
+                                                              ThreadTeam& team, const LoadOptions& options);
+
   std::string path_;
   std::string architecture_;
   std::string chat_template_;
-  std::optional<GgufFile> file_;  // GGUF only
+  std::optional<GgufFile> file_;           // GGUF only
+  std::vector<std::vector<float>> owned_;  // GGUF only: see GgufWeights
   std::optional<Tokenizer> tokenizer_;
   std::int64_t context_tokens_ = 0;
   std::size_t weight_bytes_ = 0;

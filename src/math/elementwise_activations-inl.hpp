@@ -135,6 +135,28 @@ void gated_rows(Activation activation, const T* gate_up, std::int64_t gate_up_st
   });
 }
 
+constexpr float kClampedSwigluLimit = 7.0F;
+constexpr float kClampedSwigluSlope = 1.702F;
+
+template <class T>
+void clamped_swiglu_rows(const T* gate_up, std::int64_t gate_up_stride, T* out, std::int64_t out_stride, std::int64_t rows,
+                         std::int64_t width) {
+  const DF d;
+  const VF limit = hn::Set(d, kClampedSwigluLimit);
+  const VF slope = hn::Set(d, kClampedSwigluSlope);
+  for (std::int64_t r = 0; r < rows; ++r) {
+    const T* gate = gate_up + r * gate_up_stride;
+    const T* up = gate + width;
+    T* y = out + r * out_stride;
+    simd::for_each_vector(0, width, [&](auto vector, std::int64_t i) QUERN_INLINE_LAMBDA {
+      const VF g = hn::Min(vector.load(gate + i), limit);
+      const VF u = hn::Max(hn::Min(vector.load(up + i), limit), hn::Neg(limit));
+      const VF glu = hn::Mul(g, simd::sigmoid_f32(d, hn::Mul(slope, g)));
+      vector.store(hn::MulAdd(glu, u, glu), y + i);
+    });
+  }
+}
+
 template <class T>
 void gated_backward_rows(Activation activation, const float* dout, std::int64_t dout_stride, const T* gate_up,
                          std::int64_t gate_up_stride, T* dgate_up, std::int64_t dgate_up_stride, std::int64_t rows,

@@ -59,6 +59,9 @@ struct ElementwiseKernelsFor {
   /// out [rows, width] = activation(gate) * up, where a row of gate_up is gate [width] then up [width] (Shazeer 2020).
   void (*gated_forward)(Activation activation, const T* gate_up, std::int64_t gate_up_stride, T* out,
                         std::int64_t out_stride, std::int64_t rows, std::int64_t width);
+  /// out [rows, width] = g sigmoid(1.702 g) (u + 1), g = min(gate, 7), u = clamp(up, -7, 7) (GPT-OSS).
+  void (*clamped_swiglu_forward)(const T* gate_up, std::int64_t gate_up_stride, T* out, std::int64_t out_stride,
+                                 std::int64_t rows, std::int64_t width);
   void (*gated_backward)(Activation activation, const float* dout, std::int64_t dout_stride, const T* gate_up,
                          std::int64_t gate_up_stride, T* dgate_up, std::int64_t dgate_up_stride, std::int64_t rows,
                          std::int64_t width);

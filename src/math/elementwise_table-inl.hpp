@@ -21,6 +21,7 @@ constexpr ElementwiseKernelsFor<T> elementwise_kernels_for() {
           .activation_forward = activation_rows<T>,
           .activation_backward = activation_backward_rows<T>,
           .gated_forward = gated_rows<T>,
+          .clamped_swiglu_forward = clamped_swiglu_rows<T>,
           .gated_backward = gated_backward_rows<T>,
           .rope = rope_rows<T>,
           .cross_entropy = cross_entropy_rows<T>,

@@ -23,8 +23,8 @@ void attention_input_forward(Exec& exec, const ModelWeights& weights, std::int64
   internal::norm_forward(exec, config, w.norm1, w.norm1_bias, buffers.x_in, buffers.norm1_out, buffers.norm1_mean,
                          buffers.norm1_rstd, range);
   const std::int64_t qkv_width = config.qkv_width();
-  matmul_forward(exec, rows_of(buffers.norm1_out, range, config.width), w.qkv,
-                 mutable_rows_of(buffers.qkv, range, qkv_width), {.bias = w.qkv_bias});
+  internal::stacked_forward(exec, rows_of(buffers.norm1_out, range, config.width), w.qkv,
+                            mutable_rows_of(buffers.qkv, range, qkv_width), w.qkv_bias);
 
   if (!config.qk_norm && config.position != PositionKind::rope) return;
   const ElementwiseKernelsFor<T>& kernels = kernels_for<T>(exec);
@@ -48,7 +48,7 @@ void attention_input_forward(Exec& exec, const ModelWeights& weights, std::int64
     }
     if (config.position == PositionKind::rope) {
       kernels.rope(buffers.qkv + rows.begin * qkv_width, qkv_width, head_dim, rows.rows(), rotated_heads, config.rotated(),
-                   config.rope_pairing, weights.rope_table.data(), positions + rows.begin, false);
+                   config.rope_pairing, weights.rope_of(layer), positions + rows.begin, false);
     }
   });
 }
@@ -58,6 +58,12 @@ void attention_output_forward(Exec& exec, const ModelWeights& weights, std::int6
                               const BlockDropout& dropout, RowRange range) {
   const ModelConfig& config = weights.config;
   const LayerWeights& w = weights.layers[static_cast<std::size_t>(layer)];
+  if (w.post_norm1 != nullptr) {
+    matmul_forward(exec, rows_of(buffers.attention, range, config.query_width()), w.attention_out,
+                   mutable_rows_of(buffers.branch, range, config.width), {.bias = w.attention_out_bias});
+    internal::add_normed_branch(exec, config, w.post_norm1, buffers.branch, buffers.x_in, buffers.x_mid, range);
+    return;
+  }
   internal::project_onto_residual(exec, rows_of(buffers.attention, range, config.query_width()), w.attention_out,
                                   w.attention_out_bias, buffers.x_in, buffers.x_mid, dropout.attention_out(range.begin),
                                   range);
@@ -91,7 +97,7 @@ void attention_input_backward(Exec& exec, const ModelWeights& weights, std::int6
 
   if (config.position == PositionKind::rope) {
     kernels.rope(gradients.qkv + range.begin * qkv_width, qkv_width, head_dim, range.rows(), rotated_heads, config.rotated(),
-                 config.rope_pairing, weights.rope_table.data(), positions + range.begin, true);
+                 config.rope_pairing, weights.rope_of(layer), positions + range.begin, true);
   }
   if (config.qk_norm) {
     std::fill_n(sums + partials.q_norm, head_dim, 0.0F);
@@ -110,7 +116,7 @@ void attention_input_backward(Exec& exec, const ModelWeights& weights, std::int6
 
   SplitScratch scratch(exec, static_cast<std::size_t>(range.rows() * config.width) * sizeof(float));
   auto* d_norm = reinterpret_cast<float*>(scratch.own);
-  matmul_backward_input(scratch.inner, rows_of(gradients.qkv, range, qkv_width), w.qkv,
+  matmul_backward_input(scratch.inner, rows_of(gradients.qkv, range, qkv_width), w.qkv.whole(),
                         {d_norm, ElementType::f32, range.rows(), config.width, config.width});
   std::fill_n(sums + partials.norm1, config.width, 0.0F);
   if (config.norm_bias) std::fill_n(sums + partials.norm1_bias, config.width, 0.0F);

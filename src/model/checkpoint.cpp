@@ -147,6 +147,7 @@ Result<CheckpointInfo> read_info(const Hdf5Group& root) {
   auto config = model_config_from_json(model);
   if (!config) return bad_input(fmt::format("{}: /model: {}", path, config.error().message));
   if (auto valid = validate(*config); !valid) return bad_input(fmt::format("{}: /model: {}", path, valid.error().message));
+  if (auto known = trainable(*config); !known) return bad_input(fmt::format("{}: /model: {}", path, known.error().message));
   info.model = *config;
   return info;
 }

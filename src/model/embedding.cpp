@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "math/matmul.hpp"
+
 namespace quern {
 
 namespace {
@@ -17,6 +19,18 @@ void embedding_forward(const Exec& exec, const ModelWeights& weights, const std:
   const std::int64_t width = weights.config.width;
   mask.site = embedding_dropout_site(weights.config);
   mask.first_row = static_cast<std::uint32_t>(range.begin);
+  if (weights.token_embedding == nullptr) {
+    for (std::int64_t row = range.begin; row < range.end; ++row) {
+      float* out = x + row * width;
+      decode_row(exec.backend, weights.embedding_table, tokens[row], out);
+      const float* position = weights.position_embedding;
+      if (position != nullptr) position += positions[row] * width;
+      for (std::int64_t i = 0; i < width; ++i) {
+        out[i] = weights.config.embedding_scale * out[i] + (position == nullptr ? 0.0F : position[i]);
+      }
+    }
+    return;
+  }
   exec.backend.kernels->elementwise->embedding_forward(
       weights.token_embedding, tokens + range.begin, weights.position_embedding, positions + range.begin,
       weights.config.embedding_scale, x + range.begin * width, width, range.rows(), width, mask);

@@ -34,6 +34,19 @@ void norm_backward(const Exec& exec, const ModelConfig& config, const float* wei
   }
 }
 
+void add_normed_branch(Exec& exec, const ModelConfig& config, const float* weight, float* branch, const float* residual,
+                       float* out, RowRange range) {
+  const ElementwiseKernels& kernels = *exec.backend.kernels->elementwise;
+  const std::int64_t width = config.width;
+  split_rows(exec, range, [&](RowRange rows) {
+    const std::int64_t start = rows.begin * width;
+    kernels.f32.head_norm_forward(branch + start, width, weight, config.norm_eps, branch + start, width, nullptr,
+                                  rows.rows(), width);
+    if (out != residual) std::copy_n(residual + start, rows.rows() * width, out + start);
+    kernels.add(branch + start, out + start, rows.rows() * width);
+  });
+}
+
 template void norm_forward<float>(Exec&, const ModelConfig&, const float*, const float*, const float*, float*, float*,
                                   float*, RowRange);
 template void norm_forward<bf16>(Exec&, const ModelConfig&, const float*, const float*, const float*, bf16*, float*, float*,

@@ -15,27 +15,44 @@
 
 namespace quern {
 
+/// Working memory of the feed-forward part with experts, shared by all blocks. Each row takes experts_used slots; slots are
+/// ordered by expert, then by row, so that an expert's rows are consecutive.
+template <class T>
+struct ExpertBuffers {
+  float* router_logits = nullptr;      ///< [rows, experts]
+  std::int32_t* chosen = nullptr;      ///< [rows, experts_used] experts, the largest logit first
+  float* chosen_weight = nullptr;      ///< [rows, experts_used]
+  std::int32_t* slot = nullptr;        ///< [rows, experts_used] where each choice's rows stand below
+  std::int64_t* first_slot = nullptr;  ///< [experts + 1] each expert's first slot
+  T* input = nullptr;                  ///< [rows * experts_used, width]
+  T* pre = nullptr;                    ///< [rows * experts_used, 2 mlp_width]
+  T* act = nullptr;                    ///< [rows * experts_used, mlp_width]
+  float* out = nullptr;                ///< [rows * experts_used, width]
+};
+
 /// Buffers of one block for all rows of a (micro-)batch, row-major. Training keeps all of them until the backward pass;
 /// inference passes null for what only the backward pass reads (marked "backward") and may give x_in, x_mid and x_out
 /// the same memory.
 template <class T>
 struct BlockBuffers {
-  float* x_in = nullptr;        ///< [rows, width] residual stream entering the block
-  T* norm1_out = nullptr;       ///< [rows, width]
-  float* norm1_mean = nullptr;  ///< [rows], backward, layer_norm only
-  float* norm1_rstd = nullptr;  ///< [rows], backward
-  T* qkv = nullptr;             ///< [rows, qkv_width] after bias, QK norm and RoPE
-  T* qk_raw = nullptr;          ///< [rows, query_width + kv_width] before QK norm, backward
-  float* qk_rstd = nullptr;     ///< [rows, heads + kv_heads], backward, QK norm only
-  T* attention = nullptr;       ///< [rows, query_width]
-  float* lse = nullptr;         ///< [rows, heads], backward
-  float* x_mid = nullptr;       ///< [rows, width]
-  T* norm2_out = nullptr;       ///< [rows, width]
-  float* norm2_mean = nullptr;  ///< [rows], backward, layer_norm only
-  float* norm2_rstd = nullptr;  ///< [rows], backward
-  T* mlp_pre = nullptr;         ///< [rows, mlp_width or 2 mlp_width] before the activation
-  T* mlp_act = nullptr;         ///< [rows, mlp_width]
-  float* x_out = nullptr;       ///< [rows, width]
+  float* x_in = nullptr;                ///< [rows, width] residual stream entering the block
+  T* norm1_out = nullptr;               ///< [rows, width]
+  float* norm1_mean = nullptr;          ///< [rows], backward, layer_norm only
+  float* norm1_rstd = nullptr;          ///< [rows], backward
+  T* qkv = nullptr;                     ///< [rows, qkv_width] after bias, QK norm and RoPE
+  T* qk_raw = nullptr;                  ///< [rows, query_width + kv_width] before QK norm, backward
+  float* qk_rstd = nullptr;             ///< [rows, heads + kv_heads], backward, QK norm only
+  T* attention = nullptr;               ///< [rows, query_width]
+  float* lse = nullptr;                 ///< [rows, heads], backward
+  float* x_mid = nullptr;               ///< [rows, width]
+  T* norm2_out = nullptr;               ///< [rows, width]
+  float* norm2_mean = nullptr;          ///< [rows], backward, layer_norm only
+  float* norm2_rstd = nullptr;          ///< [rows], backward
+  T* mlp_pre = nullptr;                 ///< [rows, mlp_width or 2 mlp_width] before the activation
+  T* mlp_act = nullptr;                 ///< [rows, mlp_width]
+  float* x_out = nullptr;               ///< [rows, width]
+  float* branch = nullptr;              ///< [rows, width] a half's output before its post norm; post_norms only
+  ExpertBuffers<T>* experts = nullptr;  ///< models with experts only
 };
 
 /// Gradients of one block for all rows of a micro-batch; shared by all blocks.
@@ -89,6 +106,13 @@ void attention_output_forward(Exec& exec, const ModelWeights& weights, std::int6
 template <class T>
 void mlp_forward(Exec& exec, const ModelWeights& weights, std::int64_t layer, const BlockBuffers<T>& buffers,
                  const BlockDropout& dropout, RowRange range);
+
+/// The rest of mlp_forward for models with experts (Shazeer et al. 2017; Jiang et al. 2024): routes the rows of norm2_out,
+/// computes each expert on its rows and adds the weighted outputs, in the order of the choices: x_out from x_mid. `range`
+/// is all rows. Where two logits are equal the lower expert counts as larger.
+template <class T>
+void experts_forward(Exec& exec, const ModelWeights& weights, std::int64_t layer, const BlockBuffers<T>& buffers,
+                     RowRange range);
 
 /// Where a chunk's sums for norm parameters stand in its row of BlockGradients::norm_partials (elements).
 struct NormPartials {

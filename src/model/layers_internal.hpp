@@ -70,6 +70,39 @@ void split_rows(Exec& exec, RowRange range, Work&& work) {
   });
 }
 
+/// out [rows, w's rows] = in W^T + bias for a matrix in pieces.
+inline void stacked_forward(Exec& exec, const ConstMatrix& in, const StackedWeight& w, const MutableMatrix& out,
+                            const float* bias) {
+  std::int64_t column = 0;
+  const std::int64_t element_bytes = out.type == ElementType::f32 ? 4 : 2;
+  for (const Weight& part : w.pieces()) {
+    MutableMatrix columns = out;
+    columns.data = static_cast<std::byte*>(out.data) + column * element_bytes;
+    columns.cols = part.rows;
+    matmul_forward(exec, in, part, columns, {.bias = offset_or_null(bias, column)});
+    column += part.rows;
+  }
+}
+
+/// act = the gated activation of pre, rows `range` of both: pre [.., 2 mlp_width] is gate then up.
+template <class T>
+void gate(Exec& exec, const ModelConfig& config, const T* pre, T* act, RowRange range) {
+  const std::int64_t hidden = config.mlp_width;
+  split_rows(exec, range, [&](RowRange rows) {
+    const T* in = pre + rows.begin * 2 * hidden;
+    T* out = act + rows.begin * hidden;
+    if (config.mlp == MlpKind::swiglu_clamped) {
+      kernels_for<T>(exec).clamped_swiglu_forward(in, 2 * hidden, out, hidden, rows.rows(), hidden);
+    } else {
+      kernels_for<T>(exec).gated_forward(config.activation(), in, 2 * hidden, out, hidden, rows.rows(), hidden);
+    }
+  });
+}
+
+/// out = residual + rms_norm(branch), rows `range` of each [.., width]; branch is overwritten. out may be residual.
+void add_normed_branch(Exec& exec, const ModelConfig& config, const float* weight, float* branch, const float* residual,
+                       float* out, RowRange range);
+
 /// Ends a block half on rows `range`: out = residual + dropout(in W^T + bias), f32 [.., w.rows]. Dropout takes a team of
 /// one.
 inline void project_onto_residual(Exec& exec, const ConstMatrix& in, const Weight& w, const float* bias,

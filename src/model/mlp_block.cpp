@@ -11,7 +11,6 @@ using internal::kernels_for;
 using internal::mutable_rows_of;
 using internal::offset_or_null;
 using internal::rows_of;
-using internal::split_rows;
 using internal::SplitScratch;
 
 template <class T>
@@ -23,19 +22,26 @@ void mlp_forward(Exec& exec, const ModelWeights& weights, std::int64_t layer, co
   const std::int64_t hidden = config.mlp_width;
   internal::norm_forward(exec, config, w.norm2, w.norm2_bias, buffers.x_mid, buffers.norm2_out, buffers.norm2_mean,
                          buffers.norm2_rstd, range);
+  if (config.experts > 0) {
+    experts_forward(exec, weights, layer, buffers, range);
+    return;
+  }
   const ConstMatrix input = rows_of(buffers.norm2_out, range, width);
   if (config.gated()) {
-    matmul_forward(exec, input, w.mlp_in, mutable_rows_of(buffers.mlp_pre, range, 2 * hidden), {.bias = w.mlp_in_bias});
-    split_rows(exec, range, [&](RowRange rows) {
-      kernels_for<T>(exec).gated_forward(config.activation(), buffers.mlp_pre + rows.begin * 2 * hidden, 2 * hidden,
-                                         buffers.mlp_act + rows.begin * hidden, hidden, rows.rows(), hidden);
-    });
+    internal::stacked_forward(exec, input, w.mlp_in, mutable_rows_of(buffers.mlp_pre, range, 2 * hidden), w.mlp_in_bias);
+    internal::gate(exec, config, buffers.mlp_pre, buffers.mlp_act, range);
   } else {
-    matmul_forward(exec, input, w.mlp_in, mutable_rows_of(buffers.mlp_act, range, hidden),
+    matmul_forward(exec, input, w.mlp_in.whole(), mutable_rows_of(buffers.mlp_act, range, hidden),
                    {.bias = w.mlp_in_bias,
                     .activation = config.activation(),
                     .pre_activation = offset_or_null(buffers.mlp_pre, range.begin * hidden),
                     .pre_activation_stride = hidden});
+  }
+  if (w.post_norm2 != nullptr) {
+    matmul_forward(exec, rows_of(buffers.mlp_act, range, hidden), w.mlp_out, mutable_rows_of(buffers.branch, range, width),
+                   {.bias = w.mlp_out_bias});
+    internal::add_normed_branch(exec, config, w.post_norm2, buffers.branch, buffers.x_mid, buffers.x_out, range);
+    return;
   }
   internal::project_onto_residual(exec, rows_of(buffers.mlp_act, range, hidden), w.mlp_out, w.mlp_out_bias, buffers.x_mid,
                                   buffers.x_out, dropout.mlp_out(range.begin), range);
@@ -70,7 +76,7 @@ void mlp_backward(Exec& exec, const ModelWeights& weights, std::int64_t layer, c
   }
 
   auto* d_norm = reinterpret_cast<float*>(scratch.own);  // d_act is no longer read
-  matmul_backward_input(scratch.inner, rows_of(gradients.mlp_pre, range, pre_width), w.mlp_in,
+  matmul_backward_input(scratch.inner, rows_of(gradients.mlp_pre, range, pre_width), w.mlp_in.whole(),
                         {d_norm, ElementType::f32, rows, width, width});
   std::fill_n(sums + partials.norm2, width, 0.0F);
   if (config.norm_bias) std::fill_n(sums + partials.norm2_bias, width, 0.0F);

@@ -22,14 +22,17 @@ constexpr std::int64_t kMaxLayers = 1024;
 constexpr std::int64_t kMaxWidth = std::int64_t{1} << 20;
 constexpr std::int64_t kMaxHeads = std::int64_t{1} << 16;
 constexpr std::int64_t kMaxMlpWidth = std::int64_t{1} << 22;
+constexpr std::int64_t kMaxExperts = 4096;
 constexpr std::int64_t kMaxParameters = std::int64_t{1} << 42;
 
 /// A field of ModelConfig by its key; the variant says its type.
 struct Field {
   std::string_view key;
   std::variant<std::int64_t ModelConfig::*, float ModelConfig::*, bool ModelConfig::*, NormKind ModelConfig::*,
-               PositionKind ModelConfig::*, MlpKind ModelConfig::*, RopePairing ModelConfig::*>
+               PositionKind ModelConfig::*, MlpKind ModelConfig::*, RopePairing ModelConfig::*, RopeScaling ModelConfig::*,
+               std::vector<float> ModelConfig::*>
       member;
+  bool may_be_missing = false;
 };
 
 constexpr std::array kFields{
@@ -58,6 +61,22 @@ constexpr std::array kFields{
     Field{"attention_soft_cap", &ModelConfig::attention_soft_cap},
     Field{"window", &ModelConfig::window},
     Field{"window_period", &ModelConfig::window_period},
+    Field{"qkv_bias", &ModelConfig::qkv_bias, true},
+    Field{"post_norms", &ModelConfig::post_norms, true},
+    Field{"attention_sinks", &ModelConfig::attention_sinks, true},
+    Field{"attention_scale", &ModelConfig::attention_scale, true},
+    Field{"rope_base_windowed", &ModelConfig::rope_base_windowed, true},
+    Field{"rope_scaling", &ModelConfig::rope_scaling, true},
+    Field{"rope_factor", &ModelConfig::rope_factor, true},
+    Field{"rope_original_context", &ModelConfig::rope_original_context, true},
+    Field{"rope_beta_fast", &ModelConfig::rope_beta_fast, true},
+    Field{"rope_beta_slow", &ModelConfig::rope_beta_slow, true},
+    Field{"rope_magnitude", &ModelConfig::rope_magnitude, true},
+    Field{"rope_factors", &ModelConfig::rope_factors, true},
+    Field{"rope_factors_long", &ModelConfig::rope_factors_long, true},
+    Field{"experts", &ModelConfig::experts, true},
+    Field{"experts_used", &ModelConfig::experts_used, true},
+    Field{"router_bias", &ModelConfig::router_bias, true},
 };
 
 Result<void> check_range(std::string_view key, std::int64_t value, std::int64_t low, std::int64_t high) {
@@ -143,11 +162,58 @@ Result<void> check_combinations(const ModelConfig& c) {
   return {};
 }
 
+Result<void> check_rope_scaling(const ModelConfig& c) {
+  if (auto ok = check_kind("rope_scaling", c.rope_scaling, kRopeScalings); !ok) return ok;
+  const auto positive = [](std::string_view key, float value) -> Result<void> {
+    if (std::isfinite(value) && value > 0.0F) return {};
+    return bad_input(fmt::format("{} must be positive, found {}", key, value));
+  };
+  if (auto ok = positive("rope_factor", c.rope_factor); !ok) return ok;
+  if (auto ok = positive("rope_beta_fast", c.rope_beta_fast); !ok) return ok;
+  if (auto ok = positive("rope_beta_slow", c.rope_beta_slow); !ok) return ok;
+  if (auto ok = positive("rope_magnitude", c.rope_magnitude); !ok) return ok;
+  if (!(std::isfinite(c.rope_base_windowed) && c.rope_base_windowed >= 0.0F)) {
+    return bad_input(
+        fmt::format("rope_base_windowed must be 0 (as the others) or positive, found {}", c.rope_base_windowed));
+  }
+  if (!(std::isfinite(c.attention_scale) && c.attention_scale >= 0.0F)) {
+    return bad_input(fmt::format("attention_scale must be 0 (1/sqrt(head_dim)) or positive, found {}", c.attention_scale));
+  }
+  if (auto ok = check_range("rope_original_context", c.rope_original_context, 0, kMaxContext); !ok) return ok;
+  if (c.rope_scaling == RopeScaling::yarn && c.rope_original_context == 0) {
+    return bad_input("rope_original_context must be given with rope_scaling yarn, found 0");
+  }
+  const auto pairs = static_cast<std::size_t>(c.rotated() / 2);
+  const auto check_factors = [&](std::string_view key, const std::vector<float>& factors) -> Result<void> {
+    if (factors.size() != pairs) {
+      return bad_input(fmt::format("{} must hold {} numbers (one a rotated pair), found {}", key, pairs, factors.size()));
+    }
+    for (const float factor : factors) {
+      if (auto ok = positive(key, factor); !ok) return ok;
+    }
+    return {};
+  };
+  const bool wanted = c.rope_scaling == RopeScaling::factors;
+  if (wanted || !c.rope_factors.empty()) {
+    if (auto ok = check_factors("rope_factors", c.rope_factors); !ok) return ok;
+  }
+  if (!c.rope_factors_long.empty()) return check_factors("rope_factors_long", c.rope_factors_long);
+  return {};
+}
+
+Result<void> check_experts(const ModelConfig& c) {
+  if (auto ok = check_range("experts", c.experts, 0, kMaxExperts); !ok) return ok;
+  if (auto ok = check_range("experts_used", c.experts_used, c.experts > 0 ? 1 : 0, c.experts); !ok) return ok;
+  if (c.experts > 0 && !c.gated()) return bad_input(fmt::format("experts need a gated mlp, found {}", to_word(c.mlp)));
+  return {};
+}
+
 /// Number of trained values, in doubles so that it cannot overflow.
 Result<void> check_total(const ModelConfig& c) {
   const auto width = static_cast<double>(c.width);
   const double attention = width * static_cast<double>(c.qkv_width()) + width * static_cast<double>(c.query_width());
-  const double mlp = width * static_cast<double>(c.mlp_width) * (c.gated() ? 3.0 : 2.0);
+  const double mlp = width * static_cast<double>(c.mlp_width) * (c.gated() ? 3.0 : 2.0) *
+                     static_cast<double>(std::max<std::int64_t>(c.experts, 1));
   const double tables = width * (static_cast<double>(c.vocab) * (c.tied_embeddings ? 1.0 : 2.0) +
                                  (c.position == PositionKind::learned ? static_cast<double>(c.context) : 0.0));
   const double total = static_cast<double>(c.layers) * (attention + mlp) + tables;
@@ -220,6 +286,20 @@ Result<void> read_value(std::string_view key, const nlohmann::ordered_json& valu
 Result<void> read_value(std::string_view key, const nlohmann::ordered_json& value, RopePairing& out) {
   return read_word(key, value, kRopePairings, out);
 }
+Result<void> read_value(std::string_view key, const nlohmann::ordered_json& value, RopeScaling& out) {
+  return read_word(key, value, kRopeScalings, out);
+}
+
+Result<void> read_value(std::string_view key, const nlohmann::ordered_json& value, std::vector<float>& out) {
+  if (!value.is_array()) {
+    return bad_input(fmt::format("model JSON: {} must be an array of numbers, found {}", key, json_type_name(value)));
+  }
+  out.resize(value.size());
+  for (std::size_t i = 0; i < out.size(); ++i) {
+    if (auto read = read_value(key, value[i], out[i]); !read) return read;
+  }
+  return {};
+}
 
 /// Parses JSON whose top level must be an object without repeated keys. The parser keeps its own stack, so depth is no
 /// danger.
@@ -251,19 +331,20 @@ Activation ModelConfig::activation() const {
     case MlpKind::relu2:
       return Activation::relu2;
     case MlpKind::swiglu:
+    case MlpKind::swiglu_clamped:
       return Activation::silu;
   }
   return Activation::none;
 }
 
 AttentionShape ModelConfig::attention_shape(std::int64_t layer) const {
-  const bool windowed = window > 0 && (window_period <= 1 || layer % window_period < window_period - 1);
   AttentionShape shape;
   shape.heads = heads;
   shape.kv_heads = kv_heads;
   shape.head_dim = head_dim;
-  shape.scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(head_dim)));
-  shape.window = windowed ? window : 0;
+  shape.scale =
+      attention_scale > 0.0F ? attention_scale : static_cast<float>(1.0 / std::sqrt(static_cast<double>(head_dim)));
+  shape.window = windowed(layer) ? window : 0;
   shape.soft_cap = attention_soft_cap;
   return shape;
 }
@@ -272,8 +353,25 @@ Result<void> validate(const ModelConfig& config) {
   if (auto ok = check_sizes(config); !ok) return ok;
   if (auto ok = check_numbers(config); !ok) return ok;
   if (auto ok = check_combinations(config); !ok) return ok;
+  if (auto ok = check_rope_scaling(config); !ok) return ok;
+  if (auto ok = check_experts(config); !ok) return ok;
   return check_total(config);
 }
+
+Result<void> trainable(const ModelConfig& c) {
+  const auto refuse = [](std::string_view what) {
+    return bad_input(fmt::format("{} has no backward pass yet: such a model can be run, not trained", what));
+  };
+  if (c.experts > 0) return refuse("experts");
+  if (c.mlp == MlpKind::swiglu_clamped) return refuse("mlp swiglu_clamped");
+  if (c.qkv_bias) return refuse("qkv_bias");
+  if (c.post_norms) return refuse("post_norms");
+  if (c.attention_sinks) return refuse("attention_sinks");
+  return {};
+}
+
+/// The double nearest to the float's shortest decimal form: prints as 1e-05, reads back to the same float.
+[[nodiscard]] static double shortest(float value) { return std::strtod(fmt::format("{}", value).c_str(), nullptr); }
 
 std::string to_json(const ModelConfig& config) {
   nlohmann::ordered_json json = nlohmann::ordered_json::object();
@@ -286,8 +384,10 @@ std::string to_json(const ModelConfig& config) {
           if constexpr (std::is_enum_v<Value>) {
             slot = std::string(to_word(value));
           } else if constexpr (std::is_same_v<Value, float>) {
-            // The double nearest to the float's shortest decimal form: prints as 1e-05, reads back to the same float.
-            slot = std::strtod(fmt::format("{}", value).c_str(), nullptr);
+            slot = shortest(value);
+          } else if constexpr (std::is_same_v<Value, std::vector<float>>) {
+            slot = nlohmann::ordered_json::array();
+            for (const float x : value) slot.push_back(shortest(x));
           } else {
             slot = value;
           }
@@ -303,7 +403,10 @@ Result<ModelConfig> model_config_from_json(std::string_view text) {
   ModelConfig config;
   for (const Field& field : kFields) {
     const auto found = json->find(std::string(field.key));
-    if (found == json->end()) return bad_input(fmt::format("model JSON: field {} is missing", field.key));
+    if (found == json->end()) {
+      if (field.may_be_missing) continue;
+      return bad_input(fmt::format("model JSON: field {} is missing", field.key));
+    }
     auto read = std::visit([&](auto member) { return read_value(field.key, *found, config.*member); }, field.member);
     if (!read) return tl::make_unexpected(read.error());
   }
@@ -343,6 +446,22 @@ std::string_view to_word(MlpKind kind) {
       return "swiglu";
     case MlpKind::geglu:
       return "geglu";
+    case MlpKind::swiglu_clamped:
+      return "swiglu_clamped";
+  }
+  return "?";
+}
+
+std::string_view to_word(RopeScaling scaling) {
+  switch (scaling) {
+    case RopeScaling::none:
+      return "none";
+    case RopeScaling::linear:
+      return "linear";
+    case RopeScaling::yarn:
+      return "yarn";
+    case RopeScaling::factors:
+      return "factors";
   }
   return "?";
 }

@@ -28,9 +28,18 @@ enum class PositionKind : std::uint8_t {
 enum class MlpKind : std::uint8_t {
   gelu,  ///< GELU (tanh form), as GPT-2
   gelu_erf,
-  relu2,   ///< max(x,0)^2 (So et al. 2021)
-  swiglu,  ///< SiLU-gated (Shazeer 2020)
-  geglu    ///< GELU(tanh)-gated
+  relu2,          ///< max(x,0)^2 (So et al. 2021)
+  swiglu,         ///< SiLU-gated (Shazeer 2020)
+  geglu,          ///< GELU(tanh)-gated
+  swiglu_clamped  ///< g' sigmoid(1.702 g') (u' + 1) with g' = min(g, 7), u' = clamp(u, -7, 7), as GPT-OSS
+};
+
+/// How RoPE's angles are changed for contexts beyond the trained one.
+enum class RopeScaling : std::uint8_t {
+  none,
+  linear,  ///< every angle divided by rope_factor
+  yarn,    ///< angles of slow pairs divided by rope_factor, of fast pairs kept, a ramp between (Peng et al. 2023)
+  factors  ///< angle i divided by a factor of its own: Llama 3's frequencies, LongRoPE (Ding et al. 2024)
 };
 
 /// A model's shape. Field names are the keys of the `model:` section of a YAML run.
@@ -62,20 +71,49 @@ struct ModelConfig {
   std::int64_t window = 0;          ///< sliding window of the windowed layers; 0: none
   std::int64_t window_period = 1;   ///< layer i is windowed when i % period < period - 1 (1: every layer, if window > 0)
 
+  // What published models add. Forward only: see trainable().
+  bool qkv_bias = false;            ///< biases of q, k and v without one of the output projection (Qwen2)
+  bool post_norms = false;          ///< RMS norms of both halves' outputs before they are added (Gemma 2)
+  bool attention_sinks = false;     ///< a logit per head that takes probability and has no value (GPT-OSS)
+  float attention_scale = 0.0F;     ///< multiplies q . k; 0: 1/sqrt(head_dim)
+  float rope_base_windowed = 0.0F;  ///< of windowed layers, which are not scaled then; 0: as the others (Gemma 3)
+  RopeScaling rope_scaling = RopeScaling::none;
+  float rope_factor = 1.0F;                ///< linear, yarn
+  std::int64_t rope_original_context = 0;  ///< yarn: the context trained before; factors: the longest for rope_factors
+  float rope_beta_fast = 32.0F;            ///< yarn: pairs that turn more often than this over the original context keep
+  float rope_beta_slow = 1.0F;             ///<   their angles; those that turn less often than this are scaled in full
+  float rope_magnitude = 1.0F;             ///< multiplies cosines and sines (yarn: times 1 + 0.1 ln rope_factor)
+  std::vector<float> rope_factors{};       ///< factors: [rotated / 2]
+  std::vector<float> rope_factors_long{};  ///< factors: used where the context in use exceeds rope_original_context
+  std::int64_t experts = 0;                ///< 0: a dense feed-forward part; else mlp_width is one expert's
+  std::int64_t experts_used = 0;           ///< experts that a token takes
+  bool router_bias = false;
+
+  [[nodiscard]] bool has_qkv_bias() const { return attention_bias || qkv_bias; }
+  [[nodiscard]] bool windowed(std::int64_t layer) const {
+    return window > 0 && (window_period <= 1 || layer % window_period < window_period - 1);
+  }
   [[nodiscard]] std::int64_t rotated() const { return rope_dims > 0 ? rope_dims : head_dim; }
   [[nodiscard]] std::int64_t query_width() const { return heads * head_dim; }
   [[nodiscard]] std::int64_t kv_width() const { return kv_heads * head_dim; }
   [[nodiscard]] std::int64_t qkv_width() const { return query_width() + 2 * kv_width(); }
-  [[nodiscard]] bool gated() const { return mlp == MlpKind::swiglu || mlp == MlpKind::geglu; }
+  [[nodiscard]] bool gated() const {
+    return mlp == MlpKind::swiglu || mlp == MlpKind::geglu || mlp == MlpKind::swiglu_clamped;
+  }
   [[nodiscard]] Activation activation() const;
-  /// Shape of attention in one layer (scale 1/sqrt(head_dim), window by the pattern).
+  /// Shape of attention in one layer (scale and window by the rules above); sinks are weights and left null.
   [[nodiscard]] AttentionShape attention_shape(std::int64_t layer) const;
 };
 
 /// Checks sizes, divisibility and combinations. The error names the field, what is allowed and what was found.
 [[nodiscard]] Result<void> validate(const ModelConfig& config);
 
-/// The config as JSON text and back; what checkpoints store. Unknown or missing fields are errors naming the field.
+/// Whether this build has the backward pass of everything the config asks for, and parameter_layout its tensors. The error
+/// names the first field that stands in the way.
+[[nodiscard]] Result<void> trainable(const ModelConfig& config);
+
+/// The config as JSON text and back; what checkpoints store. Unknown fields and missing ones are errors naming the field;
+/// fields that only published models use may be missing (version 1 checkpoints lack them) and have their defaults then.
 [[nodiscard]] std::string to_json(const ModelConfig& config);
 [[nodiscard]] Result<ModelConfig> model_config_from_json(std::string_view json);
 
@@ -84,11 +122,17 @@ struct ModelConfig {
 [[nodiscard]] std::string_view to_word(PositionKind kind);
 [[nodiscard]] std::string_view to_word(MlpKind kind);
 [[nodiscard]] std::string_view to_word(RopePairing pairing);
+[[nodiscard]] std::string_view to_word(RopeScaling scaling);
 
 /// Every value of each kind, for parsers and their messages.
 inline constexpr std::array kNormKinds{NormKind::layer_norm, NormKind::rms_norm};
 inline constexpr std::array kPositionKinds{PositionKind::none, PositionKind::learned, PositionKind::rope};
-inline constexpr std::array kMlpKinds{MlpKind::gelu, MlpKind::gelu_erf, MlpKind::relu2, MlpKind::swiglu, MlpKind::geglu};
+inline constexpr std::array kMlpKinds{MlpKind::gelu,   MlpKind::gelu_erf, MlpKind::relu2,
+                                      MlpKind::swiglu, MlpKind::geglu,    MlpKind::swiglu_clamped};
+/// Those that can be trained.
+inline constexpr std::array kTrainableMlpKinds{MlpKind::gelu, MlpKind::gelu_erf, MlpKind::relu2, MlpKind::swiglu,
+                                               MlpKind::geglu};
+inline constexpr std::array kRopeScalings{RopeScaling::none, RopeScaling::linear, RopeScaling::yarn, RopeScaling::factors};
 inline constexpr std::array kRopePairings{RopePairing::adjacent, RopePairing::halves};
 
 /// What a parameter is; decides initialization and weight decay.

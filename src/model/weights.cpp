@@ -1,24 +1,16 @@
 #include "model/weights.hpp"
 
-#include <cmath>
+#include "math/block_formats.hpp"
 
 namespace quern {
 
-std::vector<float> make_rope_table(const ModelConfig& config, std::int64_t positions) {
-  if (config.position != PositionKind::rope) return {};
-  const std::int64_t rotated = config.rotated();
-  const std::int64_t pairs = rotated / 2;
-  std::vector<float> table(static_cast<std::size_t>(positions * rotated));
-  for (std::int64_t pair = 0; pair < pairs; ++pair) {
-    const double frequency =
-        std::pow(static_cast<double>(config.rope_base), -2.0 * static_cast<double>(pair) / static_cast<double>(rotated));
-    for (std::int64_t position = 0; position < positions; ++position) {
-      const double angle = static_cast<double>(position) * frequency;
-      table[static_cast<std::size_t>(position * rotated + pair)] = static_cast<float>(std::cos(angle));
-      table[static_cast<std::size_t>(position * rotated + pairs + pair)] = static_cast<float>(std::sin(angle));
-    }
-  }
-  return table;
+Weight expert_slice(const Weight& all, std::int64_t experts, std::int64_t expert) {
+  Weight slice = all;
+  slice.rows = all.rows / experts;
+  const std::size_t bytes = bytes_of(all.type, slice.rows * all.cols).value_or(0);
+  slice.forward = static_cast<const std::byte*>(all.forward) + static_cast<std::size_t>(expert) * bytes;
+  slice.backward = slice.forward;
+  return slice;
 }
 
 WeightPacks::WeightPacks(const Backend& backend, ComputeType compute, const ModelConfig& config,
@@ -87,6 +79,7 @@ ModelWeights WeightPacks::view(const float* parameters, const MemoryPlan& plan, 
   weights.final_norm_bias = vector(layout_.final_norm_bias);
   weights.head = weight(head_, plan, arena);
   weights.rope_table = make_rope_table(config_, rope_positions);
+  weights.rope_table_windowed = make_windowed_rope_table(config_, rope_positions);
   return weights;
 }
 
@@ -98,9 +91,9 @@ void WeightPacks::pack(Exec& exec, const float* parameters, const ModelWeights& 
                       const_cast<void*>(target.backward));
   };
   for (std::size_t i = 0; i < layers_.size(); ++i) {
-    one(layers_[i].qkv, weights.layers[i].qkv);
+    one(layers_[i].qkv, weights.layers[i].qkv.whole());
     one(layers_[i].attention_out, weights.layers[i].attention_out);
-    one(layers_[i].mlp_in, weights.layers[i].mlp_in);
+    one(layers_[i].mlp_in, weights.layers[i].mlp_in.whole());
     one(layers_[i].mlp_out, weights.layers[i].mlp_out);
   }
   one(head_, weights.head);

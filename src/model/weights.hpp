@@ -1,7 +1,9 @@
 // A model's weights as the layers read them: f32 vectors in place, matrices through the matmul front.
 #pragma once
 
+#include <array>
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "math/exec.hpp"
@@ -14,11 +16,25 @@ namespace quern {
 /// The compute type that a user asks for; `automatic` leaves it to what the machine does best.
 enum class Precision : std::uint8_t { automatic, f32, bf16 };
 
+/// A matrix whose rows lie in up to three pieces of memory, in the order of its outputs: a file's separate q, k and v, or
+/// gate and up. What is trained is always one piece.
+struct StackedWeight {
+  std::array<Weight, 3> parts;
+  int count = 0;
+
+  StackedWeight() = default;
+  StackedWeight(const Weight& whole) : parts{whole}, count(1) {}  // NOLINT: a matrix in one piece is the common case
+  void append(const Weight& part) { parts[static_cast<std::size_t>(count++)] = part; }
+  [[nodiscard]] std::span<const Weight> pieces() const { return {parts.data(), static_cast<std::size_t>(count)}; }
+  /// The matrix where it is one piece.
+  [[nodiscard]] const Weight& whole() const { return parts[0]; }
+};
+
 /// One block's weights. Null where the model has no such tensor.
 struct LayerWeights {
   const float* norm1 = nullptr;       ///< [width]
   const float* norm1_bias = nullptr;  ///< [width]
-  Weight qkv;                         ///< [qkv_width, width], rows: query heads, key heads, value heads
+  StackedWeight qkv;                  ///< [qkv_width, width], rows: query heads, key heads, value heads
   const float* qkv_bias = nullptr;    ///< [qkv_width]
   const float* q_norm = nullptr;      ///< [head_dim]
   const float* k_norm = nullptr;      ///< [head_dim]
@@ -26,27 +42,50 @@ struct LayerWeights {
   const float* attention_out_bias = nullptr;
   const float* norm2 = nullptr;
   const float* norm2_bias = nullptr;
-  Weight mlp_in;  ///< [mlp_width, width], or [2 mlp_width, width] gate rows then up rows
+  StackedWeight mlp_in;  ///< [mlp_width, width], or [2 mlp_width, width] gate rows then up rows
   const float* mlp_in_bias = nullptr;
   Weight mlp_out;  ///< [width, mlp_width]
   const float* mlp_out_bias = nullptr;
+  const float* post_norm1 = nullptr;  ///< [width] of the attention output, before it is added (post_norms)
+  const float* post_norm2 = nullptr;  ///< [width] of the feed-forward output
+  const float* sinks = nullptr;       ///< [heads]
+  // Experts: each piece holds all experts' rows, one expert after the other; see expert_slice.
+  Weight router;                           ///< [experts, width]
+  const float* router_bias = nullptr;      ///< [experts]
+  StackedWeight expert_in;                 ///< [experts * 2 mlp_width, width]; per expert gate rows then up rows
+  const float* expert_in_bias = nullptr;   ///< [experts, 2 mlp_width]
+  Weight expert_out;                       ///< [experts * width, mlp_width]
+  const float* expert_out_bias = nullptr;  ///< [experts, width]
 };
 
 /// A view of a whole model. Whoever made it (a trainer, a loaded checkpoint) owns the memory and must outlive it.
 struct ModelWeights {
   ModelConfig config;
   ComputeType compute = ComputeType::f32;     ///< what matrices were packed for; activations are stored in it too
-  const float* token_embedding = nullptr;     ///< [vocab, width]
+  const float* token_embedding = nullptr;     ///< [vocab, width]; null where embedding_table is in use
+  Weight embedding_table;                     ///< [vocab, width] of any type, plain
   const float* position_embedding = nullptr;  ///< [context, width], learned positions only
   std::vector<LayerWeights> layers;
   const float* final_norm = nullptr;
   const float* final_norm_bias = nullptr;
-  Weight head;                    ///< [vocab, width]
-  std::vector<float> rope_table;  ///< [positions, rotated]: rotated/2 cosines, then rotated/2 sines; RoPE only
+  Weight head;                             ///< [vocab, width]
+  std::vector<float> rope_table;           ///< [positions, rotated]: rotated/2 cosines, then rotated/2 sines; RoPE only
+  std::vector<float> rope_table_windowed;  ///< the same for windowed layers; empty: rope_table
+
+  [[nodiscard]] const float* rope_of(std::int64_t layer) const {
+    return config.windowed(layer) && !rope_table_windowed.empty() ? rope_table_windowed.data() : rope_table.data();
+  }
 };
 
-/// Cosines and sines of pair i at position p: p * base^(-2i/rotated), computed in double. Empty without RoPE.
+/// Cosines and sines of pair i at positions 0 .. positions-1: angle p * base^(-2i/rotated) with the config's scaling,
+/// computed in double, times its magnitude. `positions` is the context in use, which decides between LongRoPE's factors.
+/// Empty without RoPE.
 [[nodiscard]] std::vector<float> make_rope_table(const ModelConfig& config, std::int64_t positions);
+/// The same for windowed layers where they differ (rope_base_windowed); empty where not.
+[[nodiscard]] std::vector<float> make_windowed_rope_table(const ModelConfig& config, std::int64_t positions);
+
+/// Expert `expert` of a plain weight that holds `experts` of them, one after the other.
+[[nodiscard]] Weight expert_slice(const Weight& all, std::int64_t experts, std::int64_t expert);
 
 /// The packs of a model's matrices, planned together with the rest of a step or an engine.
 class WeightPacks {

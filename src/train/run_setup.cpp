@@ -34,6 +34,7 @@ Result<RunSetup> set_up_run(const RunConfig& requested) {
   run.model.vocab = corpus->tokenizer().vocab_size();
   run.train.context = run.context();
   if (auto valid = validate(run.model); !valid) return tl::make_unexpected(valid.error());
+  if (auto known = trainable(run.model); !known) return tl::make_unexpected(known.error());
   auto kernels = chosen_kernels();
   if (!kernels) return tl::make_unexpected(kernels.error());
   const Backend backend{*kernels, run.system.backend == BackendKind::eigen};

@@ -159,6 +159,8 @@ Value activate(MlpKind kind, double x) {
     }
     case MlpKind::relu2:
       return x > 0.0 ? Value{x * x, 2.0 * x} : Value{};
+    case MlpKind::swiglu_clamped:  // run, not trained: no reference here
+      break;
     case MlpKind::swiglu: {
       const double s = 1.0 / (1.0 + std::exp(-x));
       return {x * s, s + x * s * (1.0 - s)};

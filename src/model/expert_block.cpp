@@ -1,0 +1,113 @@
+// The feed-forward part of models with experts: routing, the experts' products, and the weighted sum.
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "math/matmul.hpp"
+#include "model/layers.hpp"
+#include "model/layers_internal.hpp"
+
+namespace quern {
+
+using internal::element_type_of;
+using internal::rows_of;
+using internal::split_rows;
+
+namespace {
+
+/// Chooses `used` of `experts` logits, the largest first (the lower index where equal), and their softmax. (Mixtral and
+/// Qwen3 state a softmax over all experts, renormalized over the chosen ones: the same, since the sum over all cancels.)
+/// NaN is never larger than anything, so that any logits give valid indices.
+void choose_experts(const float* logits, std::int64_t experts, std::int64_t used, std::int32_t* chosen, float* weight) {
+  for (std::int64_t k = 0; k < used; ++k) {
+    std::int32_t best = -1;
+    for (std::int32_t e = 0; e < experts; ++e) {
+      if (std::find(chosen, chosen + k, e) != chosen + k) continue;
+      if (best < 0 || logits[e] > logits[best]) best = e;
+    }
+    chosen[k] = best;
+  }
+  double sum = 0.0;
+  const auto largest = static_cast<double>(logits[chosen[0]]);
+  for (std::int64_t k = 0; k < used; ++k) {
+    const double p = std::exp(static_cast<double>(logits[chosen[k]]) - largest);
+    weight[k] = static_cast<float>(p);
+    sum += p;
+  }
+  for (std::int64_t k = 0; k < used; ++k) weight[k] = static_cast<float>(static_cast<double>(weight[k]) / sum);
+}
+
+/// Orders the rows' choices by expert, then by row.
+void place_slots(const std::int32_t* chosen, std::int64_t choices, std::int64_t experts, std::int64_t* first_slot,
+                 std::int32_t* slot) {
+  std::fill_n(first_slot, experts + 1, std::int64_t{0});
+  for (std::int64_t i = 0; i < choices; ++i) ++first_slot[chosen[i] + 1];
+  for (std::int64_t e = 0; e < experts; ++e) first_slot[e + 1] += first_slot[e];
+  // Each expert's next free slot is kept in its own start, which is restored afterwards by shifting.
+  for (std::int64_t i = 0; i < choices; ++i) slot[i] = static_cast<std::int32_t>(first_slot[chosen[i]]++);
+  for (std::int64_t e = experts; e > 0; --e) first_slot[e] = first_slot[e - 1];
+  first_slot[0] = 0;
+}
+
+}  // namespace
+
+template <class T>
+void experts_forward(Exec& exec, const ModelWeights& weights, std::int64_t layer, const BlockBuffers<T>& buffers,
+                     RowRange range) {
+  const ModelConfig& config = weights.config;
+  const LayerWeights& w = weights.layers[static_cast<std::size_t>(layer)];
+  const ExpertBuffers<T>& b = *buffers.experts;
+  const std::int64_t width = config.width;
+  const std::int64_t hidden = config.mlp_width;
+  const std::int64_t experts = config.experts;
+  const std::int64_t used = config.experts_used;
+  const std::int64_t rows = range.rows();
+
+  matmul_forward(exec, rows_of(buffers.norm2_out, range, width), w.router,
+                 {b.router_logits, ElementType::f32, rows, experts, experts}, {.bias = w.router_bias});
+  split_rows(exec, {0, rows}, [&](RowRange piece) {
+    for (std::int64_t row = piece.begin; row < piece.end; ++row) {
+      choose_experts(b.router_logits + row * experts, experts, used, b.chosen + row * used, b.chosen_weight + row * used);
+    }
+  });
+  if (exec.member.index() == 0) place_slots(b.chosen, rows * used, experts, b.first_slot, b.slot);
+  exec.member.barrier();
+
+  const auto* input = buffers.norm2_out + range.begin * width;
+  split_rows(exec, {0, rows}, [&](RowRange piece) {
+    for (std::int64_t i = piece.begin * used; i < piece.end * used; ++i) {
+      std::memcpy(b.input + b.slot[i] * width, input + i / used * width, static_cast<std::size_t>(width) * sizeof(T));
+    }
+  });
+  for (std::int64_t e = 0; e < experts; ++e) {
+    const RowRange slots{b.first_slot[e], b.first_slot[e + 1]};
+    if (slots.rows() == 0) continue;
+    StackedWeight in;
+    for (const Weight& piece : w.expert_in.pieces()) in.append(expert_slice(piece, experts, e));
+    internal::stacked_forward(exec, rows_of(b.input, slots, width), in, internal::mutable_rows_of(b.pre, slots, 2 * hidden),
+                              internal::offset_or_null(w.expert_in_bias, e * 2 * hidden));
+    internal::gate(exec, config, b.pre, b.act, slots);
+    matmul_forward(exec, rows_of(b.act, slots, hidden), expert_slice(w.expert_out, experts, e),
+                   internal::mutable_rows_of(b.out, slots, width),
+                   {.bias = internal::offset_or_null(w.expert_out_bias, e * width)});
+  }
+
+  split_rows(exec, range, [&](RowRange piece) {
+    for (std::int64_t row = piece.begin; row < piece.end; ++row) {
+      const std::int64_t first = (row - range.begin) * used;
+      const float* x = buffers.x_mid + row * width;
+      float* out = buffers.x_out + row * width;
+      if (out != x) std::copy_n(x, width, out);
+      for (std::int64_t k = first; k < first + used; ++k) {
+        const float* y = b.out + b.slot[k] * width;
+        const float scale = b.chosen_weight[k];
+        for (std::int64_t i = 0; i < width; ++i) out[i] += scale * y[i];
+      }
+    }
+  });
+}
+
+template void experts_forward<float>(Exec&, const ModelWeights&, std::int64_t, const BlockBuffers<float>&, RowRange);
+template void experts_forward<bf16>(Exec&, const ModelWeights&, std::int64_t, const BlockBuffers<bf16>&, RowRange);
+
+}  // namespace quern
