@@ -47,6 +47,37 @@ Result<BpeMerges> BpeMerges::create(std::span<const TokenPair> pairs, std::span<
   return merges;
 }
 
+Result<BpeMerges> BpeMerges::create(std::span<const RankedMerge> list, std::int64_t symbol_count) {
+  if (list.size() > (std::size_t{1} << 30)) return bad_input(fmt::format("{} merges are too many", list.size()));
+  BpeMerges merges;
+  if (list.empty()) return merges;
+  merges.slots_.resize(std::bit_ceil(list.size() * 2 + 1));
+  const auto valid = [symbol_count](std::int32_t id) { return id >= 0 && id < symbol_count; };
+  for (const RankedMerge& merge : list) {
+    if (!valid(merge.pair.left) || !valid(merge.pair.right) || !valid(merge.result)) {
+      return bad_input(fmt::format("merge ({} {} -> {}) names a symbol outside the {} known", merge.pair.left,
+                                   merge.pair.right, merge.result, symbol_count));
+    }
+    std::size_t at = merges.slot_of(merge.pair);
+    while (merges.slots_[at].pair.left >= 0 && merges.slots_[at].pair != merge.pair) at = (at + 1) & (merges.slots_.size() - 1);
+    Slot& slot = merges.slots_[at];
+    if (slot.pair.left < 0 || merge.rank < slot.merge.rank) slot = {merge.pair, {merge.rank, merge.result}};
+  }
+  return merges;
+}
+
+std::vector<RankedMerge> BpeMerges::sorted() const {
+  std::vector<RankedMerge> list;
+  for (const Slot& slot : slots_) {
+    if (slot.pair.left >= 0) list.push_back({slot.pair, slot.merge.rank, slot.merge.result});
+  }
+  std::sort(list.begin(), list.end(), [](const RankedMerge& a, const RankedMerge& b) {
+    if (a.rank != b.rank) return a.rank < b.rank;
+    return a.pair.left != b.pair.left ? a.pair.left < b.pair.left : a.pair.right < b.pair.right;
+  });
+  return list;
+}
+
 void BpeMerges::apply(std::vector<std::int32_t>& symbols, BpeScratch& scratch) const {
   if (symbols.size() < 2 || slots_.empty()) return;
   if (symbols.size() <= kShortWord) {
@@ -93,15 +124,18 @@ void BpeMerges::apply_long(std::vector<std::int32_t>& symbols, BpeScratch& scrat
     next[i] = i + 1;
     previous[i] = i - 1;
   }
-  const auto consider = [&](std::int32_t left) {
-    if (left < 0 || next[left] >= count) return;
+  const auto add = [&](std::int32_t left) {
+    if (left < 0 || next[left] >= count) return false;
     const TokenPair pair{symbols[left], symbols[next[left]]};
     const Merge* merge = find(pair);
-    if (merge == nullptr) return;
-    heap.push_back({merge->rank, left, pair});
-    std::push_heap(heap.begin(), heap.end(), later);
+    if (merge != nullptr) heap.push_back({merge->rank, left, pair});
+    return merge != nullptr;
   };
-  for (std::int32_t i = 0; i + 1 < count; ++i) consider(i);
+  const auto consider = [&](std::int32_t left) {
+    if (add(left)) std::push_heap(heap.begin(), heap.end(), later);
+  };
+  for (std::int32_t i = 0; i + 1 < count; ++i) add(i);
+  std::make_heap(heap.begin(), heap.end(), later);
   while (!heap.empty()) {
     std::pop_heap(heap.begin(), heap.end(), later);
     const BpeScratch::Candidate top = heap.back();

@@ -21,6 +21,13 @@ struct TokenPair {
   friend bool operator==(const TokenPair&, const TokenPair&) = default;
 };
 
+/// A merge with its order of preference written out; merges of equal rank are done from left to right.
+struct RankedMerge {
+  TokenPair pair;
+  std::int32_t rank = 0;
+  std::int32_t result = 0;
+};
+
 /// Working memory of BpeMerges::apply, kept by the caller so that words after the first allocate nothing.
 struct BpeScratch {
   struct Candidate {
@@ -45,6 +52,12 @@ class BpeMerges {
   /// vocab_size-1.
   [[nodiscard]] static Result<BpeMerges> create(std::span<const TokenPair> pairs, std::span<const std::int32_t> results,
                                                 std::int64_t vocab_size);
+
+  /// The same from merges with ranks of their own; of a pair that occurs twice the lower rank counts. `symbol_count` bounds
+  /// all three symbols.
+  [[nodiscard]] static Result<BpeMerges> create(std::span<const RankedMerge> merges, std::int64_t symbol_count);
+  /// All merges, by rank and then by pair.
+  [[nodiscard]] std::vector<RankedMerge> sorted() const;
 
   /// The merge of a pair, nullptr where there is none.
   [[nodiscard]] const Merge* find(TokenPair pair) const {

@@ -35,11 +35,25 @@ MatchMemory& match_memory() {
   return memory;
 }
 
+// Lines end with LF, whatever PCRE2 was built for.
+pcre2_compile_context* compile_context() {
+  static pcre2_compile_context* const context = [] {
+    pcre2_compile_context* made = pcre2_compile_context_create(nullptr);
+    pcre2_set_newline(made, PCRE2_NEWLINE_LF);
+    return made;
+  }();
+  return context;
+}
+
+constexpr std::size_t kLeastMatchLimit = 1'000'000;
+constexpr std::size_t kMatchLimitPerByte = 64;
+
 bool ascii_space(char c) { return c == ' ' || (c >= '\t' && c <= '\r'); }
 
 }  // namespace
 
 struct Pretokenizer::Code {
+  SplitRule rule;
   pcre2_code* code = nullptr;
   bool jit = false;
   Code() = default;
@@ -51,16 +65,45 @@ struct Pretokenizer::Code {
   bool find(std::string_view text, std::size_t from, std::size_t& begin, std::size_t& end) const {
     MatchMemory& memory = match_memory();
     const auto* subject = reinterpret_cast<PCRE2_SPTR8>(text.data());
+    // A run of a million spaces needs some steps per space before an expression knows that no line end follows; only an
+    // expression of a hostile file needs more than this.
+    const std::size_t limit =
+        std::min<std::size_t>(kLeastMatchLimit + kMatchLimitPerByte * (text.size() - from), UINT32_MAX);
+    pcre2_set_match_limit(memory.context, static_cast<std::uint32_t>(limit));
+    const std::uint32_t options = rule.over_bytes ? 0 : PCRE2_NO_UTF_CHECK;
     int count = PCRE2_ERROR_JIT_STACKLIMIT;
-    if (jit) count = pcre2_jit_match(code, subject, text.size(), from, PCRE2_NO_UTF_CHECK, memory.match, memory.context);
+    if (jit) count = pcre2_jit_match(code, subject, text.size(), from, options, memory.match, memory.context);
     if (count == PCRE2_ERROR_JIT_STACKLIMIT) {
-      count = pcre2_match(code, subject, text.size(), from, PCRE2_NO_UTF_CHECK | PCRE2_NO_JIT, memory.match, memory.context);
+      count = pcre2_match(code, subject, text.size(), from, options | PCRE2_NO_JIT, memory.match, memory.context);
     }
     if (count < 0) return false;
     const PCRE2_SIZE* bounds = pcre2_get_ovector_pointer(memory.match);
     begin = bounds[0];
     end = bounds[1];
     return begin <= end && begin >= from;
+  }
+
+  // Calls between(a, b) for what lies between matches (maybe empty) and match(a, b) for matches, in the order of the text.
+  template <class Between, class Match>
+  void each(std::string_view text, const Between& between, const Match& match) const {
+    std::size_t done = 0;
+    std::size_t from = 0;
+    std::size_t begin = 0;
+    std::size_t end = 0;
+    while (from < text.size() && find(text, from, begin, end)) {
+      if (begin == end) {
+        if (end == text.size()) break;
+        from = end + (rule.over_bytes ? 1 : utf8_step(text, end).bytes);
+        if (!rule.empty_cuts) continue;
+        between(done, begin);
+        done = begin;
+        continue;
+      }
+      between(done, begin);
+      match(begin, end);
+      done = from = end;
+    }
+    between(done, text.size());
   }
 };
 
@@ -71,17 +114,26 @@ const std::string& gpt2_pattern() {
 }
 
 Result<Pretokenizer> Pretokenizer::create(const std::vector<std::string>& patterns) {
+  std::vector<SplitRule> rules;
+  for (const std::string& pattern : patterns) rules.push_back({.pattern = pattern});
+  return from_rules(rules);
+}
+
+Result<Pretokenizer> Pretokenizer::from_rules(const std::vector<SplitRule>& rules) {
   Pretokenizer made;
-  for (const std::string& pattern : patterns) {
+  for (const SplitRule& rule : rules) {
     auto code = std::make_shared<Code>();
+    code->rule = rule;
     int error = 0;
     PCRE2_SIZE at = 0;
-    code->code = pcre2_compile(reinterpret_cast<PCRE2_SPTR8>(pattern.data()), pattern.size(),
-                               PCRE2_UTF | PCRE2_UCP | PCRE2_NEVER_BACKSLASH_C, &error, &at, nullptr);
+    const std::uint32_t options =
+        (rule.over_bytes ? 0 : PCRE2_UTF | PCRE2_UCP | PCRE2_NEVER_BACKSLASH_C) | (rule.line_anchors ? PCRE2_MULTILINE : 0);
+    code->code = pcre2_compile(reinterpret_cast<PCRE2_SPTR8>(rule.pattern.data()), rule.pattern.size(), options, &error, &at,
+                               compile_context());
     if (code->code == nullptr) {
       std::array<PCRE2_UCHAR8, 200> text{};
       pcre2_get_error_message(error, text.data(), text.size());
-      return bad_input(fmt::format("the pre-tokenizer's expression \"{}\" is wrong at byte {}: {}", pattern, at,
+      return bad_input(fmt::format("the pre-tokenizer's expression \"{}\" is wrong at byte {}: {}", rule.pattern, at,
                                    reinterpret_cast<const char*>(text.data())));
     }
     code->jit = pcre2_jit_compile(code->code, PCRE2_JIT_COMPLETE) == 0;
@@ -90,41 +142,83 @@ Result<Pretokenizer> Pretokenizer::create(const std::vector<std::string>& patter
   return made;
 }
 
-void Pretokenizer::split_valid(std::string_view text, std::size_t begin, std::size_t end, std::size_t pattern,
-                               std::vector<std::size_t>& ends) const {
-  if (begin == end) return;
-  if (pattern == codes_.size()) {
-    ends.push_back(end);
+template <class Emit>
+void Pretokenizer::split_valid(std::string_view text, Piece bounds, std::size_t rule, const Emit& emit) const {
+  if (bounds.begin == bounds.end) return;
+  if (rule == codes_.size()) {
+    emit(bounds);
     return;
   }
   // The expression sees the piece alone: what lies beside it must not answer its look-arounds.
-  const std::string_view piece = text.substr(begin, end - begin);
-  std::size_t done = 0;  // offsets within the piece
-  std::size_t from = 0;
-  std::size_t match_begin = 0;
-  std::size_t match_end = 0;
-  while (from < piece.size() && codes_[pattern]->find(piece, from, match_begin, match_end)) {
-    if (match_begin == match_end) {  // an empty match cuts nothing
-      from = match_end < piece.size() ? match_end + utf8_step(piece, match_end).bytes : piece.size();
-      continue;
-    }
-    split_valid(text, begin + done, begin + match_begin, pattern + 1, ends);
-    split_valid(text, begin + match_begin, begin + match_end, pattern + 1, ends);
-    done = from = match_end;
+  const Code& code = *codes_[rule];
+  const std::string_view piece = text.substr(bounds.begin, bounds.end - bounds.begin);
+  const auto further = [&](std::size_t begin, std::size_t end) {
+    split_valid(text, {bounds.begin + begin, bounds.begin + end}, rule + 1, emit);
+  };
+  if (code.rule.behavior == SplitBehavior::isolated) {
+    code.each(piece, further, further);
+    return;
   }
-  split_valid(text, begin + done, end, pattern + 1, ends);
+  struct Part {
+    Piece bounds;
+    bool match;
+  };
+  std::vector<Part> parts;
+  const auto collect = [&parts](bool match) {
+    return [&parts, match](std::size_t begin, std::size_t end) {
+      if (begin < end) parts.push_back({{begin, end}, match});
+    };
+  };
+  code.each(piece, collect(code.rule.invert), collect(!code.rule.invert));
+  std::vector<Piece> cut;
+  for (std::size_t i = 0; i < parts.size(); ++i) {
+    const Part& part = parts[i];
+    const bool after_match = i > 0 && parts[i - 1].match;
+    bool joins = false;  // the piece before
+    switch (code.rule.behavior) {
+      case SplitBehavior::isolated:
+        break;
+      case SplitBehavior::removed:
+        if (part.match) continue;
+        break;
+      case SplitBehavior::merged_with_previous:
+        joins = i > 0 && part.match && !after_match;
+        break;
+      case SplitBehavior::merged_with_next:
+        joins = !part.match && after_match;
+        break;
+      case SplitBehavior::contiguous:
+        joins = part.match && after_match;
+        break;
+    }
+    if (joins) {
+      cut.back().end = part.bounds.end;
+    } else {
+      cut.push_back(part.bounds);
+    }
+  }
+  for (const Piece& part : cut) further(part.begin, part.end);
 }
 
-void Pretokenizer::split(std::string_view text, std::vector<std::size_t>& ends) const {
+template <class Emit>
+void Pretokenizer::split_any(std::string_view text, const Emit& emit) const {
   std::size_t at = 0;
   while (at < text.size()) {
     const std::size_t valid = find_invalid_utf8(text.substr(at));
     const std::size_t stop = valid == std::string_view::npos ? text.size() : at + valid;
-    split_valid(text, at, stop, 0, ends);
+    split_valid(text, {at, stop}, 0, emit);
     at = stop;
     while (at < text.size() && utf8_step(text, at).code_point < 0) ++at;
-    if (at > stop) ends.push_back(at);
+    if (at > stop) emit(Piece{stop, at});
   }
+}
+
+void Pretokenizer::split(std::string_view text, std::vector<std::size_t>& ends) const {
+  split_any(text, [&ends](Piece piece) { ends.push_back(piece.end); });
+}
+
+void Pretokenizer::pieces(std::string_view text, std::vector<Piece>& pieces) const {
+  split_any(text, [&pieces](Piece piece) { pieces.push_back(piece); });
 }
 
 std::size_t cut_between_pieces(std::string_view text, std::size_t limit) {

@@ -1,75 +1,30 @@
 #include "model/tokenizer.hpp"
 
 #include <fmt/format.h>
-#include <xxhash.h>
 
 #include <algorithm>
 
+#include "model/byte_alphabet.hpp"
 #include "model/tokenizer_internal.hpp"
 #include "model/utf8.hpp"
+#include "model/word_cache_internal.hpp"
 
 namespace quern {
 namespace {
 
 using internal::TokenizerData;
+using internal::WordCache;
 
 void add_end_of_text(TokenizerData& data, bool wanted) {
   if (!wanted) return;
   data.end_of_text = static_cast<std::int32_t>(data.tokens.size());
+  data.roles.eos = data.end_of_text;
   data.tokens.emplace_back(kEndOfText);
 }
 
 void add_byte_tokens(TokenizerData& data) {
   for (int byte = 0; byte < 256; ++byte) data.tokens.emplace_back(1, static_cast<char>(byte));
 }
-
-// Where the tokens of a word that was met before stand in the output. Words are views of the text being encoded.
-class WordCache {
- public:
-  struct Entry {
-    std::uint64_t hash = 0;
-    const char* word = nullptr;  // nullptr: free
-    std::uint32_t bytes = 0;
-    std::uint32_t tokens = 0;
-    std::size_t first = 0;
-  };
-
-  // The entry of `word`, or a free one to fill; nullptr when there is no room for more.
-  Entry* find(std::string_view word) {
-    if (word.size() > kMaxBytes) return nullptr;
-    if (used_ * 2 >= entries_.size()) grow();
-    const std::uint64_t hash = XXH3_64bits(word.data(), word.size());
-    Entry* entry = slot(hash, word);
-    if (entry->word == nullptr) {
-      if (used_ >= kMaxEntries) return nullptr;
-      ++used_;
-      entry->hash = hash;
-      entry->bytes = 0;
-    }
-    return entry;
-  }
-
- private:
-  static constexpr std::size_t kMaxBytes = 256;                     // longer ones hardly return
-  static constexpr std::size_t kMaxEntries = std::size_t{1} << 18;  // 10 MiB of entries; natural text has fewer words
-
-  Entry* slot(std::uint64_t hash, std::string_view word) {
-    for (std::size_t at = hash & (entries_.size() - 1);; at = (at + 1) & (entries_.size() - 1)) {
-      Entry& entry = entries_[at];
-      if (entry.word == nullptr) return &entry;
-      if (entry.hash == hash && std::string_view(entry.word, entry.bytes) == word) return &entry;
-    }
-  }
-  void grow() {
-    std::vector<Entry> old(std::max<std::size_t>(64, entries_.size() * 4));
-    old.swap(entries_);
-    for (const Entry& entry : old) {
-      if (entry.word != nullptr) *slot(entry.hash, {entry.word, entry.bytes}) = entry;
-    }
-  }
-  std::vector<Entry> entries_;
-  std::size_t used_ = 0;
-};
 
 void encode_bpe(const TokenizerData& data, std::string_view text, std::vector<std::int32_t>& tokens) {
   std::vector<std::size_t> ends;
@@ -81,24 +36,12 @@ void encode_bpe(const TokenizerData& data, std::string_view text, std::vector<st
   for (const std::size_t end : ends) {
     const std::string_view word = text.substr(begin, end - begin);
     begin = end;
-    WordCache::Entry* entry = word.size() > 1 ? cache.find(word) : nullptr;
-    if (entry != nullptr && entry->word != nullptr) {
-      const std::size_t first = tokens.size();
-      tokens.resize(first + entry->tokens);
-      std::copy_n(tokens.begin() + static_cast<std::ptrdiff_t>(entry->first), entry->tokens,
-                  tokens.begin() + static_cast<std::ptrdiff_t>(first));
-      continue;
-    }
-    symbols.clear();
-    for (const char c : word) symbols.push_back(static_cast<unsigned char>(c));
-    data.merges.apply(symbols, scratch);
-    if (entry != nullptr) {
-      entry->word = word.data();
-      entry->bytes = static_cast<std::uint32_t>(word.size());
-      entry->tokens = static_cast<std::uint32_t>(symbols.size());
-      entry->first = tokens.size();
-    }
-    tokens.insert(tokens.end(), symbols.begin(), symbols.end());
+    cache.append(word, tokens, [&] {
+      symbols.clear();
+      for (const char c : word) symbols.push_back(static_cast<unsigned char>(c));
+      data.merges.apply(symbols, scratch);
+      tokens.insert(tokens.end(), symbols.begin(), symbols.end());
+    });
   }
 }
 
@@ -131,6 +74,19 @@ Result<void> encode_characters(const TokenizerData& data, std::string_view text,
   return {};
 }
 
+Result<void> encode_own(const TokenizerData& data, std::string_view text, std::vector<std::int32_t>& tokens) {
+  switch (data.kind) {
+    case TokenizerKind::bytes:
+      for (const char c : text) tokens.push_back(static_cast<unsigned char>(c));
+      return {};
+    case TokenizerKind::characters:
+      return encode_characters(data, text, tokens);
+    default:
+      encode_bpe(data, text, tokens);
+      return {};
+  }
+}
+
 }  // namespace
 
 std::string_view tokenizer_kind_name(TokenizerKind kind) {
@@ -141,6 +97,10 @@ std::string_view tokenizer_kind_name(TokenizerKind kind) {
       return "characters";
     case TokenizerKind::bpe:
       return "bpe";
+    case TokenizerKind::byte_level_bpe:
+      return "byte_level_bpe";
+    case TokenizerKind::sentencepiece:
+      return "sentencepiece";
   }
   return "?";
 }
@@ -196,53 +156,137 @@ Result<Tokenizer> Tokenizer::bpe(std::span<const TokenPair> merges, bool end_of_
 TokenizerKind Tokenizer::kind() const { return data_->kind; }
 std::int64_t Tokenizer::vocab_size() const { return static_cast<std::int64_t>(data_->tokens.size()); }
 
-std::optional<std::int32_t> Tokenizer::end_of_text() const {
-  if (data_->end_of_text < 0) return std::nullopt;
-  return data_->end_of_text;
+std::optional<std::int32_t> Tokenizer::end_of_text() const { return data_->roles.eos; }
+
+TokenKind Tokenizer::token_kind(std::int32_t id) const {
+  if (id < 0 || static_cast<std::size_t>(id) >= data_->tokens.size()) return TokenKind::unused;
+  if (data_->published != nullptr) return data_->published->kinds[static_cast<std::size_t>(id)];
+  return id == data_->end_of_text ? TokenKind::control : TokenKind::normal;
 }
 
-bool Tokenizer::is_special(std::int32_t id) const { return id >= 0 && id == data_->end_of_text; }
+bool Tokenizer::is_special(std::int32_t id) const {
+  const TokenKind kind = token_kind(id);
+  return kind == TokenKind::control || kind == TokenKind::unknown;
+}
+
+const SpecialTokens& Tokenizer::special_tokens() const { return data_->roles; }
+
+std::span<const std::int32_t> Tokenizer::end_of_generation() const {
+  if (data_->published != nullptr) return data_->published->ends;
+  return {&data_->end_of_text, data_->end_of_text < 0 ? 0U : 1U};
+}
+
+bool Tokenizer::ends_generation(std::int32_t id) const {
+  const auto ends = end_of_generation();
+  return std::binary_search(ends.begin(), ends.end(), id);
+}
+
+std::optional<std::int32_t> Tokenizer::find_token(std::string_view text) const {
+  if (data_->published != nullptr) {
+    const auto found = data_->published->ids.find(text);
+    if (found == data_->published->ids.end()) return std::nullopt;
+    return found->second;
+  }
+  if (data_->end_of_text >= 0 && text == kEndOfText) return data_->end_of_text;
+  const auto found = std::find(data_->tokens.begin(), data_->tokens.end(), text);
+  if (found == data_->tokens.end()) return std::nullopt;
+  return static_cast<std::int32_t>(found - data_->tokens.begin());
+}
+
+std::string Tokenizer::token_text(std::int32_t id) const {
+  const std::string text(token_bytes(id));
+  const TokenKind kind = token_kind(id);
+  if (kind == TokenKind::byte) return fmt::format("<0x{:02X}>", static_cast<unsigned char>(text[0]));
+  if (kind != TokenKind::normal) return text;
+  switch (data_->kind) {
+    case TokenizerKind::bytes:
+    case TokenizerKind::bpe:
+    case TokenizerKind::byte_level_bpe:
+      return spell_bytes(text);
+    case TokenizerKind::sentencepiece:
+      if (!data_->published->marks_spaces) return text;
+      return normalize(text, {NormalizerStep{.from = " ", .to = std::string(kSpaceMark)}}, false);
+    case TokenizerKind::characters:
+      break;
+  }
+  return text;
+}
 
 std::string_view Tokenizer::token_bytes(std::int32_t id) const {
   if (id < 0 || static_cast<std::size_t>(id) >= data_->tokens.size()) return {};
-  return data_->tokens[id];
+  return data_->tokens[static_cast<std::size_t>(id)];
 }
 
-Result<std::vector<std::int32_t>> Tokenizer::encode(std::string_view text) const {
+Result<std::vector<std::int32_t>> Tokenizer::encode(std::string_view text, EncodeOptions options) const {
   std::vector<std::int32_t> tokens;
-  if (auto done = encode_append(text, tokens); !done) return tl::make_unexpected(done.error());
+  if (auto done = encode_append(text, tokens, options); !done) return tl::make_unexpected(done.error());
   return tokens;
 }
 
-Result<void> Tokenizer::encode_append(std::string_view text, std::vector<std::int32_t>& tokens) const {
-  switch (data_->kind) {
-    case TokenizerKind::bytes:
-      for (const char c : text) tokens.push_back(static_cast<unsigned char>(c));
-      return {};
-    case TokenizerKind::characters:
-      return encode_characters(*data_, text, tokens);
-    case TokenizerKind::bpe:
-      encode_bpe(*data_, text, tokens);
-      return {};
+Result<void> Tokenizer::encode_append(std::string_view text, std::vector<std::int32_t>& tokens,
+                                      EncodeOptions options) const {
+  const std::size_t before = tokens.size();
+  Result<void> done;
+  if (data_->published != nullptr) {
+    done = internal::encode_published(*data_, text, options, tokens);
+  } else {
+    // The one special token of our own kinds is cut out first; between two of them stands ordinary text.
+    std::size_t begin = 0;
+    while (done) {
+      const bool parse = options.parse_special && data_->end_of_text >= 0;
+      const std::size_t at = parse ? text.find(kEndOfText, begin) : std::string_view::npos;
+      done = encode_own(*data_, text.substr(begin, at == std::string_view::npos ? at : at - begin), tokens);
+      if (at == std::string_view::npos) break;
+      if (done) tokens.push_back(data_->end_of_text);
+      begin = at + kEndOfText.size();
+    }
   }
-  return {};
+  if (!done) tokens.resize(before);
+  return done;
 }
 
-std::string Tokenizer::decode(std::span<const std::int32_t> tokens) const {
+bool internal::decode_token(const TokenizerData& data, std::int32_t id, DecodeOptions options, bool& text_start,
+                            std::string& text) {
+  if (id < 0 || static_cast<std::size_t>(id) >= data.tokens.size()) return false;
+  std::string_view bytes = data.tokens[static_cast<std::size_t>(id)];
+  if (data.published == nullptr) {
+    if (options.special || id != data.end_of_text) text += bytes;
+    return true;
+  }
+  const internal::PublishedVocabulary& published = *data.published;
+  const TokenKind kind = published.kinds[static_cast<std::size_t>(id)];
+  if (kind == TokenKind::control || kind == TokenKind::unknown || kind == TokenKind::user_defined) {
+    const auto& shown = published.always_shown;
+    const bool hidden =
+        kind != TokenKind::user_defined && !options.special && std::find(shown.begin(), shown.end(), id) == shown.end();
+    if (!hidden) text += bytes;
+    // A token that is left out at the start leaves the start where it was.
+    text_start = published.strips_after_special || (text_start && hidden);
+    return true;
+  }
+  if (text_start && published.strips_prefix && bytes.starts_with(' ')) bytes.remove_prefix(1);
+  text_start = false;
+  text += bytes;
+  return true;
+}
+
+std::string Tokenizer::decode(std::span<const std::int32_t> tokens, DecodeOptions options) const {
   std::string text;
-  for (const std::int32_t token : tokens) text += token_bytes(token);
+  bool text_start = options.text_start;
+  for (const std::int32_t token : tokens) internal::decode_token(*data_, token, options, text_start, text);
   return text;
 }
 
 bool operator==(const Tokenizer& a, const Tokenizer& b) {
+  if (a.data_ == b.data_) return true;
+  if (a.data_->published != nullptr || b.data_->published != nullptr) return a.to_json() == b.to_json();
   // The merges' order matters beside the tokens; what else there is follows from them.
-  return a.data_ == b.data_ ||
-         (a.data_->kind == b.data_->kind && a.data_->tokens == b.data_->tokens &&
-          a.data_->end_of_text == b.data_->end_of_text && a.data_->merge_pairs == b.data_->merge_pairs);
+  return a.data_->kind == b.data_->kind && a.data_->tokens == b.data_->tokens &&
+         a.data_->end_of_text == b.data_->end_of_text && a.data_->merge_pairs == b.data_->merge_pairs;
 }
 
 std::string StreamingDecoder::push(std::int32_t token) {
-  pending_ += tokenizer_.token_bytes(token);
+  internal::decode_token(*tokenizer_.data_, token, options_, text_start_, pending_);
   const std::size_t complete = complete_utf8_prefix(pending_);
   std::string text = pending_.substr(0, complete);
   pending_.erase(0, complete);

@@ -3,19 +3,70 @@
 
 #include <array>
 #include <cstdint>
+#include <memory>
 #include <string>
+#include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "model/bpe.hpp"
+#include "model/byte_bpe.hpp"
+#include "model/character_bpe.hpp"
 #include "model/pretokenizer.hpp"
+#include "model/special_matcher.hpp"
+#include "model/text_normalizer.hpp"
 #include "model/tokenizer.hpp"
 
 namespace quern::internal {
 
+/// A published vocabulary as files describe it; whatever the file, it becomes one of these first.
+struct VocabularyDescription {
+  TokenizerKind kind = TokenizerKind::byte_level_bpe;
+  std::vector<std::string> texts;  ///< as the vocabulary spells them; special tokens' own text
+  std::vector<TokenKind> kinds;    ///< one per text
+  /// sentencepiece: one per text, and no merges; or none, and merges.
+  std::vector<float> scores;
+  std::vector<std::pair<std::string, std::string>> merges;  ///< spelled like the texts, in their order of preference
+  std::vector<SplitRule> split_rules;
+  bool ignore_merges = false;
+  bool byte_fallback = false;  ///< sentencepiece: use the byte tokens
+  bool fuse_unknown = false;
+  bool marks_spaces = true;                   ///< sentencepiece: U+2581 in tokens is a space
+  std::vector<NormalizerStep> normalizer;     ///< before special tokens of `normalized` are looked for
+  std::vector<NormalizerStep> word_spelling;  ///< after
+  /// Texts by which special tokens are recognised; `normalized` ones in the normalized text.
+  std::vector<SpecialText> special, normalized;
+  bool strips_prefix = false;         ///< decoding takes one space from the start of the text
+  bool strips_after_special = false;  ///< and from what follows a special token
+  SpecialTokens roles;
+};
+
+/// A published vocabulary, ready for use. The bytes of its tokens are TokenizerData::tokens.
+struct PublishedVocabulary {
+  std::vector<TokenKind> kinds;
+  std::vector<float> scores;
+  std::vector<std::int32_t> ends;          // end of generation, ascending
+  std::vector<std::int32_t> always_shown;  // control tokens that decoding never leaves out
+  SpecialMatcher user_defined, all;        // in the text
+  SpecialMatcher normalized_user_defined, normalized_all;
+  std::vector<NormalizerStep> normalizer, word_spelling;
+  std::vector<SplitRule> split_rules;
+  Pretokenizer pretokenizer;
+  ByteBpe byte_bpe;
+  CharacterBpe character_bpe;
+  CharacterFallback fallback;
+  bool ignore_merges = false;
+  bool marks_spaces = false;
+  bool strips_prefix = false;                              // decoding takes one space from the start
+  bool strips_after_special = false;                       // and from what follows a special token
+  std::unordered_map<std::string_view, std::int32_t> ids;  // names of special tokens, bytes of others
+};
+
 struct TokenizerData {
   TokenizerKind kind = TokenizerKind::bytes;
   std::vector<std::string> tokens;  // bytes of each id; a special token's name
-  std::int32_t end_of_text = -1;    // always the last id, -1: none
+  std::int32_t end_of_text = -1;    // own kinds: always the last id; -1: none
+  SpecialTokens roles;              // own kinds: eos = end of text
 
   // characters
   std::vector<std::int32_t> code_points;
@@ -25,6 +76,25 @@ struct TokenizerData {
   std::vector<TokenPair> merge_pairs;
   BpeMerges merges;
   Pretokenizer pretokenizer;
+
+  // byte_level_bpe, sentencepiece
+  std::unique_ptr<PublishedVocabulary> published;
 };
+
+/// Checks a description and makes a tokenizer's data of it. Errors do not name the file.
+[[nodiscard]] Result<std::shared_ptr<const TokenizerData>> build_published(VocabularyDescription description);
+
+/// Appends the tokens of a text; `tokens` may have grown on an error.
+[[nodiscard]] Result<void> encode_published(const TokenizerData& data, std::string_view text, EncodeOptions options,
+                                            std::vector<std::int32_t>& tokens);
+
+/// Appends what decoding writes for one token; `text_start` says whether the next ordinary token begins the text. False for
+/// ids outside the vocabulary.
+bool decode_token(const TokenizerData& data, std::int32_t id, DecodeOptions options, bool& text_start, std::string& text);
+
+/// Tokens after which generation ends: those with the roles eos, eot and eom, and those whose text says so.
+[[nodiscard]] std::vector<std::int32_t> find_ends_of_generation(const std::vector<std::string>& texts,
+                                                                const std::vector<TokenKind>& kinds,
+                                                                const SpecialTokens& roles);
 
 }  // namespace quern::internal

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
+#include "model/byte_alphabet.hpp"
 #include "model/tokenizer_internal.hpp"
 #include "model/utf8.hpp"
 
@@ -16,24 +17,6 @@ using OrderedJson = nlohmann::ordered_json;
 constexpr std::string_view kFormat = "quern-tokenizer";
 constexpr std::int64_t kVersion = 1;
 constexpr std::string_view kGpt2Name = "gpt-2";
-
-// GPT-2's alphabet: bytes that print stand for themselves, the others, in order, for U+0100 and up.
-std::array<std::int32_t, 256> gpt2_alphabet() {
-  std::array<std::int32_t, 256> alphabet{};
-  std::int32_t next = 256;
-  for (std::int32_t byte = 0; byte < 256; ++byte) {
-    const bool prints = (byte >= '!' && byte <= '~') || (byte >= 0xA1 && byte <= 0xAC) || byte >= 0xAE;
-    alphabet[byte] = prints ? byte : next++;
-  }
-  return alphabet;
-}
-
-std::string spell(std::string_view bytes) {
-  static const std::array<std::int32_t, 256> alphabet = gpt2_alphabet();
-  std::string text;
-  for (const char c : bytes) append_utf8(text, alphabet[static_cast<unsigned char>(c)]);
-  return text;
-}
 
 // A member of `object` that is an int32, or an error that names it.
 bool read_int32(const Json& value, std::int32_t& out) {
@@ -139,7 +122,7 @@ std::string Tokenizer::to_huggingface_json() const {
   OrderedJson vocab = OrderedJson::object();
   // ordered_json looks keys up one by one when they are set by name; the list is built directly instead.
   auto& entries = vocab.get_ref<OrderedJson::object_t&>();
-  const auto spelled = [ascii](const std::string& bytes) { return ascii ? spell(bytes) : bytes; };
+  const auto spelled = [ascii](const std::string& bytes) { return ascii ? spell_bytes(bytes) : bytes; };
   for (std::size_t id = 0; id < data_->tokens.size(); ++id) {
     const bool special = is_special(static_cast<std::int32_t>(id));
     entries.push_back({special ? data_->tokens[id] : spelled(data_->tokens[id]), OrderedJson(id)});

@@ -1,0 +1,43 @@
+// Byte-level byte-pair encoding with a published vocabulary: ids, merges and bytes in any order.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <string_view>
+#include <unordered_map>
+#include <utility>
+#include <vector>
+
+#include "math/result.hpp"
+#include "model/bpe.hpp"
+#include "model/character_bpe.hpp"
+
+namespace quern {
+
+/// Immutable; safe to share between threads.
+class ByteBpe {
+ public:
+  ByteBpe() = default;
+
+  /// `tokens` are the bytes of the tokens that words are made of (empty: not one of those); `merges`, in their order of
+  /// preference, are pairs of byte strings. A merge may make bytes that are no token; if nothing merges them further they
+  /// are written byte by byte. With `whole_words` a word that is a token becomes it, whatever the merges say.
+  [[nodiscard]] static Result<ByteBpe> create(std::span<const std::string> tokens,
+                                              std::span<const std::pair<std::string, std::string>> merges, bool whole_words);
+
+  /// Appends the tokens of one word. A byte without a token becomes `unknown`, or an error where that is negative.
+  /// O(n log n).
+  [[nodiscard]] Result<void> encode(std::string_view word, std::int32_t unknown, BpeWork& work,
+                                    std::vector<std::int32_t>& tokens) const;
+
+ private:
+  std::array<std::int32_t, 256> bytes_{};  // symbol of each byte
+  std::vector<std::string> extra_;         // what is no token: symbols tokens_ and up
+  std::int32_t tokens_ = 0;
+  BpeMerges merges_;
+  std::unordered_map<std::string, std::int32_t> words_;  // with whole_words
+};
+
+}  // namespace quern

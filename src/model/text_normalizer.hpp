@@ -1,0 +1,30 @@
+// What a vocabulary does to a text before it looks for tokens: spaces spelled as U+2581, a space in front, and the like.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace quern {
+
+/// U+2581, with which SentencePiece spells a space.
+inline constexpr std::string_view kSpaceMark = "\xE2\x96\x81";
+
+struct NormalizerStep {
+  enum class Kind : std::uint8_t {
+    replace,  ///< each `from` becomes `to`
+    prepend,  ///< `to` goes in front of a text that is not empty
+    nfc       ///< Unicode's normalization form C
+  };
+  Kind kind = Kind::replace;
+  std::string from, to;
+  bool unless_present = false;  ///< prepend: not where the text begins with `to`
+  bool first_only = false;      ///< prepend: only at the start of the whole text, not after special tokens
+  friend bool operator==(const NormalizerStep&, const NormalizerStep&) = default;
+};
+
+/// Applies the steps in order; `first` says that the text stands at the start of the whole. Linear in the text's length.
+[[nodiscard]] std::string normalize(std::string_view text, const std::vector<NormalizerStep>& steps, bool first);
+
+}  // namespace quern
