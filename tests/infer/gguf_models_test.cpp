@@ -8,6 +8,7 @@
 
 #include "infer/decoder.hpp"
 #include "model/gguf_model.hpp"
+#include "support/published_models.hpp"
 #include "support/published_reference.hpp"
 #include "support/shared_data.hpp"
 
@@ -38,8 +39,7 @@ struct OpenModel {
   GgufWeights bound;
 };
 
-OpenModel open_model(const std::filesystem::path& path, WeightPrecision precision = WeightPrecision::f32) {
-  auto file = GgufFile::open(path);
+OpenModel bind_model(Result<GgufFile> file, WeightPrecision precision = WeightPrecision::f32) {
   if (!file) throw std::runtime_error(file.error().message);
   auto config = model_config_from_gguf(*file);
   if (!config) throw std::runtime_error(config.error().message);
@@ -127,7 +127,7 @@ class SharedTinyModel : public testing::TestWithParam<const char*> {};
 TEST_P(SharedTinyModel, GivesTheReferenceLogitsOnEveryPathInEveryCompany) {
   const auto path = shared_data(std::string("testdata/tiny/tiny-") + GetParam() + ".gguf");
   if (!path) GTEST_SKIP() << "shared data absent: testdata/tiny";
-  const OpenModel model = open_model(*path);
+  const OpenModel model = bind_model(GgufFile::open(*path));
   std::filesystem::path logits = *path;
   const std::vector<float> expected = read_floats(logits.replace_extension(".logits.f32"));
   ASSERT_EQ(expected.size(), 48U * 512U);
@@ -136,11 +136,53 @@ TEST_P(SharedTinyModel, GivesTheReferenceLogitsOnEveryPathInEveryCompany) {
   expect_logits_everywhere(model.bound.weights, tokens, expected, 1e-3);
 }
 
-INSTANTIATE_TEST_SUITE_P(All, SharedTinyModel, testing::ValuesIn(kArchitectures), [](const auto& info) {
-  std::string name = info.param;
+INSTANTIATE_TEST_SUITE_P(All, SharedTinyModel, testing::ValuesIn(kArchitectures), [](const auto& test) {
+  std::string name = test.param;
   std::replace(name.begin(), name.end(), '-', '_');
   return name;
 });
+
+class OwnModel : public testing::TestWithParam<PublishedModel> {};
+
+TEST_P(OwnModel, GivesTheReferenceLogitsOnEveryPathInEveryCompany) {
+  const std::vector<std::byte> image = published_model_image(GetParam());
+  const OpenModel model = bind_model(GgufFile::parse(image, "image"));
+  std::vector<std::int32_t> tokens;
+  for (std::int64_t i = 0; i < 40; ++i) tokens.push_back(static_cast<std::int32_t>((7 * i + i * i / 3) % kPublishedVocab));
+  const std::vector<double> expected = published_reference_logits(model.file, tokens, kContext);
+  expect_logits_everywhere(model.bound.weights, tokens, expected, 5e-4);
+}
+
+/// Fast products over blocks round activations to int8: logits near the exact ones, and the same whatever shares a batch.
+TEST_P(OwnModel, FastProductsStayNearAndKeepRowsIndependent) {
+  const std::vector<std::byte> image = published_model_image(GetParam());
+  const OpenModel exact = bind_model(GgufFile::parse(image, "image"));
+  const OpenModel fast = bind_model(GgufFile::parse(image, "image"), WeightPrecision::fast);
+  std::vector<std::int32_t> tokens;
+  for (std::int64_t i = 0; i < 30; ++i) tokens.push_back(static_cast<std::int32_t>((11 * i + 5) % kPublishedVocab));
+  const std::vector<double> expected = published_reference_logits(exact.file, tokens, kContext);
+  double square = 0.0;
+  for (const double v : expected) square += v * v;
+  const double deviation = std::sqrt(square / static_cast<double>(expected.size()));
+  ThreadTeam team(2);
+  for (const KernelTable* table : supported_kernels()) {
+    SCOPED_TRACE(std::string(isa_name(table->isa)));
+    const Decoder::Limits limits{.batch_tokens = 32, .context_tokens = kContext, .sequences = 3, .logit_rows = 32};
+    auto decoder = Decoder::create({table, false}, fast.bound.weights, team, limits);
+    ASSERT_TRUE(decoder) << decoder.error().message;
+    const std::vector<float> whole = logits_of(**decoder, tokens, 32);
+    double error = 0.0;
+    for (std::size_t i = 0; i < whole.size(); ++i) {
+      error += (static_cast<double>(whole[i]) - expected[i]) * (static_cast<double>(whole[i]) - expected[i]);
+    }
+    EXPECT_LE(std::sqrt(error / static_cast<double>(whole.size())), 0.05 * deviation);
+    for (const std::int64_t chunk : {1, 7}) EXPECT_TRUE(logits_of(**decoder, tokens, chunk) == whole) << chunk;
+    EXPECT_TRUE(logits_in_company(**decoder, tokens) == whole);
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(All, OwnModel, testing::ValuesIn(published_models()),
+                         [](const auto& test) { return test.param.name; });
 
 }  // namespace
 }  // namespace quern
