@@ -1,0 +1,105 @@
+#include "infer/profiler.hpp"
+
+#include <fmt/format.h>
+
+#include <iterator>
+
+#include "model/atomic_file.hpp"
+
+namespace quern {
+
+namespace {
+
+// 32 bytes each: 64 MB at most, and a trace that a browser still opens.
+constexpr std::size_t kMostEvents = 2'000'000;
+// The trace is written in pieces of about this size.
+constexpr std::size_t kPieceBytes = std::size_t{1} << 20;
+
+std::int64_t nanoseconds(Profiler::Clock::duration time) {
+  return std::chrono::duration_cast<std::chrono::nanoseconds>(time).count();
+}
+
+}  // namespace
+
+std::string_view to_word(WorkKind kind) {
+  switch (kind) {
+    case WorkKind::embedding:
+      return "embedding";
+    case WorkKind::attention_input:
+      return "attention input";
+    case WorkKind::kv_store:
+      return "KV store";
+    case WorkKind::attention:
+      return "attention";
+    case WorkKind::attention_output:
+      return "attention output";
+    case WorkKind::feed_forward:
+      return "feed-forward";
+    case WorkKind::head:
+      return "head";
+  }
+  return "";
+}
+
+std::string_view to_word(WorkPhase phase) { return phase == WorkPhase::prefill ? "prefill" : "decode"; }
+
+void Profiler::begin(WorkPhase phase, std::int64_t tokens, std::int64_t /*sequences*/) {
+  phase_ = phase;
+  tokens_[static_cast<std::size_t>(phase)] += tokens;
+  pass_begin_ = last_ = Clock::now();
+}
+
+void Profiler::mark(WorkKind kind, std::int64_t layer) {
+  const Clock::time_point now = Clock::now();
+  Total& total = totals_[static_cast<std::size_t>(phase_)][static_cast<std::size_t>(kind)];
+  total.seconds += std::chrono::duration<double>(now - last_).count();
+  ++total.count;
+  if (events_.size() < kMostEvents) {
+    events_.push_back(
+        {nanoseconds(last_ - start_), nanoseconds(now - start_), static_cast<std::int32_t>(layer), kind, phase_});
+  } else {
+    ++events_left_out_;
+  }
+  last_ = now;
+}
+
+void Profiler::end() {
+  Total& total = passes_[static_cast<std::size_t>(phase_)];
+  total.seconds += std::chrono::duration<double>(Clock::now() - pass_begin_).count();
+  ++total.count;
+}
+
+Profiler::Total Profiler::total(WorkPhase phase, WorkKind kind) const {
+  return totals_[static_cast<std::size_t>(phase)][static_cast<std::size_t>(kind)];
+}
+
+Profiler::Total Profiler::passes(WorkPhase phase) const { return passes_[static_cast<std::size_t>(phase)]; }
+
+std::int64_t Profiler::tokens(WorkPhase phase) const { return tokens_[static_cast<std::size_t>(phase)]; }
+
+Result<void> Profiler::write_trace(const std::string& path) const {
+  auto file = AtomicFile::create(path);
+  if (!file) return tl::make_unexpected(file.error());
+  // Complete events ("ph": "X") on one track per phase; times are microseconds.
+  std::string text =
+      "{\"displayTimeUnit\":\"ms\",\"traceEvents\":[\n"
+      "{\"name\":\"process_name\",\"ph\":\"M\",\"pid\":1,\"args\":{\"name\":\"quern\"}},\n"
+      "{\"name\":\"thread_name\",\"ph\":\"M\",\"pid\":1,\"tid\":0,\"args\":{\"name\":\"prefill\"}},\n"
+      "{\"name\":\"thread_name\",\"ph\":\"M\",\"pid\":1,\"tid\":1,\"args\":{\"name\":\"decode\"}}";
+  for (const Event& event : events_) {
+    fmt::format_to(std::back_inserter(text), ",\n{{\"name\":\"{}\",\"cat\":\"{}\",\"ph\":\"X\",\"pid\":1,\"tid\":{},",
+                   to_word(event.kind), to_word(event.phase), event.phase == WorkPhase::prefill ? 0 : 1);
+    fmt::format_to(std::back_inserter(text), "\"ts\":{:.3f},\"dur\":{:.3f}", static_cast<double>(event.begin_ns) * 1e-3,
+                   static_cast<double>(event.end_ns - event.begin_ns) * 1e-3);
+    if (event.layer >= 0) fmt::format_to(std::back_inserter(text), ",\"args\":{{\"layer\":{}}}", event.layer);
+    text += '}';
+    if (text.size() < kPieceBytes) continue;
+    if (auto written = file->write(text); !written) return written;
+    text.clear();
+  }
+  text += fmt::format("\n],\"otherData\":{{\"events_left_out\":{}}}}}\n", events_left_out_);
+  if (auto written = file->write(text); !written) return written;
+  return file->commit();
+}
+
+}  // namespace quern
