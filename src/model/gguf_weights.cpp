@@ -19,6 +19,7 @@ class Binder {
       : file_(file), precision_(precision), out_(out) {}
 
   [[nodiscard]] bool has(std::string_view name) const { return file_.find_tensor(name) != nullptr; }
+  [[nodiscard]] std::int64_t rows(std::string_view name) const { return has(name) ? file_.find_tensor(name)->shape[1] : 0; }
 
   /// A matrix [rows, cols], maybe of many experts ([experts, rows, cols] in memory, given as one of experts * rows rows).
   Weight matrix(const std::string& name, std::int64_t rows, std::int64_t cols, std::int64_t experts = 1) {
@@ -175,14 +176,16 @@ void bind_norm2(Binder& bind, const ModelConfig& c, const std::string& block, La
   w.post_norm1 = bind.vector_if(c.post_norms, block + "post_attention_norm.weight", c.width);
   w.post_norm2 = bind.vector_if(c.post_norms, block + "post_ffw_norm.weight", c.width);
   // GPT-OSS names the norm before its feed-forward part after what stands before it.
-  const bool named_after_attention = !c.post_norms && !bind.has(block + "ffn_norm.weight");
+  const bool named_after_attention =
+      !c.post_norms && !bind.has(block + "ffn_norm.weight") && bind.has(block + "post_attention_norm.weight");
   w.norm2 = bind.vector(block + (named_after_attention ? "post_attention_norm.weight" : "ffn_norm.weight"), c.width);
   w.norm2_bias = bind.vector_if(c.norm_bias, block + "ffn_norm.bias", c.width);
 }
 
 void bind_dense(Binder& bind, const ModelConfig& c, const std::string& block, LayerWeights& w) {
   const std::int64_t hidden = c.mlp_width;
-  if (c.gated() && bind.has(block + "ffn_gate.weight")) {
+  const bool fused = bind.rows(block + "ffn_up.weight") == 2 * hidden && !bind.has(block + "ffn_gate.weight");
+  if (c.gated() && !fused) {
     w.mlp_in.append(bind.matrix(block + "ffn_gate.weight", hidden, c.width));
     w.mlp_in.append(bind.matrix(block + "ffn_up.weight", hidden, c.width));
     if (c.mlp_bias) {
