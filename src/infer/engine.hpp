@@ -18,6 +18,10 @@
 
 namespace quern {
 
+namespace internal {
+class EngineRoom;
+}
+
 struct EngineOptions {
   std::int64_t batch_tokens = 0;    ///< of one step at most; 0: the decoder's
   std::int64_t sequences = 0;       ///< running at once at most; 0: the decoder's
@@ -69,6 +73,7 @@ class Engine {
 
   /// Longest text of a request: the decoder's context, or the cache's room where that is less.
   [[nodiscard]] std::int64_t context_tokens() const { return context_tokens_; }
+  /// Requests in the last step, and those that wait for room.
   [[nodiscard]] std::int64_t running() const { return scheduler_->running(); }
   [[nodiscard]] std::int64_t waiting() const { return scheduler_->waiting(); }
   [[nodiscard]] const EngineTotals& totals() const { return totals_; }
@@ -79,7 +84,6 @@ class Engine {
  private:
   using Clock = std::chrono::steady_clock;
   struct Live;
-  class Room;
 
   Engine(Decoder& decoder, const Tokenizer* tokenizer, const EngineOptions& options);
   Result<void> check(const Request& request) const;
@@ -99,7 +103,7 @@ class Engine {
   const Tokenizer* tokenizer_;
   EngineOptions options_;
   std::int64_t context_tokens_ = 0;
-  std::unique_ptr<Room> room_;
+  std::unique_ptr<internal::EngineRoom> room_;
   std::unique_ptr<Scheduler> scheduler_;
   std::shared_ptr<SamplerCandidates> workspace_;
   std::map<RequestId, std::unique_ptr<Live>> live_;

@@ -52,11 +52,11 @@ struct EngineEvent {
   RequestId request = 0;
   std::optional<std::int32_t> token{};                  ///< a token of the text
   std::optional<std::int32_t> end_token{};              ///< the end token that ended the text (no token of it)
-  std::string text;                                     ///< can be printed now; whole characters until the end
+  std::string text{};                                   ///< can be printed now; whole characters until the end
   std::optional<LogProbabilities> log_probabilities{};  ///< of token or end_token, where asked for
   std::optional<StopReason> finished{};                 ///< the request's last event
   std::optional<Error> error{};                         ///< why, with StopReason::failed
-  RequestTimings timings;                               ///< with `finished`
+  RequestTimings timings{};                             ///< with `finished`
 };
 
 /// Of all requests.

@@ -118,7 +118,11 @@ void Scheduler::plan_waiting() {
     assert(*cached >= 0 && *cached < entry.text && "a sequence never holds all of a text that waits");
     waiting_.erase(waiting_.begin());
     entry.cached = *cached;
-    plan_tokens(insert(running_, entry), std::min(entry.text - entry.cached, prefill_left_));
+    Entry& admitted = insert(running_, entry);
+    const std::int64_t wanted = std::min(entry.text - entry.cached, prefill_left_);
+    while (room_for(admitted) < wanted && room_.reclaim(0)) {
+    }
+    plan_tokens(admitted, wanted);
   }
 }
 

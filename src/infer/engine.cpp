@@ -1,0 +1,331 @@
+#include "infer/engine.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cassert>
+#include <limits>
+#include <utility>
+
+#include "infer/engine_room.hpp"
+
+namespace quern {
+
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double seconds_between(Clock::time_point begin, Clock::time_point end) {
+  return std::chrono::duration<double>(end - begin).count();
+}
+
+/// End tokens are never drawn where they are to be ignored.
+SamplerConfig sampler_config(const Request& request, std::int64_t vocab) {
+  SamplerConfig config = request.sampler;
+  if (!request.stop.ignore_end_tokens) return config;
+  for (const std::int32_t token : request.stop.end_tokens) {
+    if (token >= 0 && token < vocab) config.logit_bias.push_back({token, -std::numeric_limits<float>::infinity()});
+  }
+  return config;
+}
+
+}  // namespace
+
+/// A request from its submission to its end.
+struct Engine::Live {
+  Live(Request&& asked, const Tokenizer* tokenizer) : request(std::move(asked)), filter(tokenizer, request.stop) {}
+
+  RequestId id = 0;
+  Request request;
+  StopFilter filter;
+  std::unique_ptr<Sampler> own_sampler;
+  Sampler* sampler = nullptr;
+  internal::SequenceText text;
+  RequestTimings timings;
+  Clock::time_point submitted = Clock::now();
+  bool admitted = false;
+};
+
+Engine::Engine(Decoder& decoder, const Tokenizer* tokenizer, const EngineOptions& options)
+    : decoder_(decoder),
+      tokenizer_(tokenizer),
+      options_(options),
+      room_(std::make_unique<internal::EngineRoom>(decoder.cache(), options.cache_tokens, options.kept_sequences,
+                                                   options.share_prefixes)),
+      workspace_(std::make_shared<SamplerCandidates>(decoder.weights().config.vocab)) {
+  const Decoder::Limits& limits = decoder.limits();
+  SchedulerLimits scheduler;
+  scheduler.batch_tokens = options.batch_tokens > 0 ? options.batch_tokens : limits.batch_tokens;
+  const std::int64_t sequences = options.sequences > 0 ? options.sequences : limits.sequences;
+  scheduler.sequences = std::min({sequences, scheduler.batch_tokens, limits.logit_rows});
+  scheduler.prefill_tokens = options.prefill_tokens;
+  scheduler.longest_turn = options.longest_turn;
+  scheduler_ = std::make_unique<Scheduler>(scheduler, *room_);
+  context_tokens_ = std::min(limits.context_tokens, room_->capacity_tokens());
+  batch_.reserve(static_cast<std::size_t>(scheduler.sequences));
+}
+
+Engine::~Engine() {
+  for (const auto& [id, live] : live_) room_->close(id);
+  room_->forget_kept();
+}
+
+Result<std::unique_ptr<Engine>> Engine::create(Decoder& decoder, const Tokenizer* tokenizer, const EngineOptions& options) {
+  const Decoder::Limits& limits = decoder.limits();
+  if (limits.all_logits) return bad_input("engine: the decoder must be made without all_logits");
+  const auto check = [](std::string_view name, std::int64_t found, std::int64_t most) -> Result<void> {
+    if (found >= 0 && found <= most) return {};
+    return bad_input(fmt::format("engine: {} must be from 0 to {}, found {}", name, most, found));
+  };
+  constexpr std::int64_t kAny = std::numeric_limits<std::int64_t>::max();
+  for (const auto& checked :
+       {check("batch_tokens", options.batch_tokens, limits.batch_tokens),
+        check("sequences", options.sequences, limits.sequences), check("cache_tokens", options.cache_tokens, kAny / 2),
+        check("prefill_tokens", options.prefill_tokens, kAny), check("longest_turn", options.longest_turn, kAny),
+        check("kept_sequences", options.kept_sequences, limits.sequences)}) {
+    if (!checked) return tl::make_unexpected(checked.error());
+  }
+  auto engine = std::unique_ptr<Engine>(new Engine(decoder, tokenizer, options));
+  if (engine->context_tokens_ < 1) return no_memory("engine: the decoder's cache has no free page");
+  return engine;
+}
+
+Result<void> Engine::check(const Request& request) const {
+  const std::int64_t vocab = decoder_.weights().config.vocab;
+  if (request.prompt.empty()) return bad_input("engine: the prompt has no tokens");
+  for (const std::int32_t token : request.prompt) {
+    if (token < 0 || token >= vocab) {
+      return bad_input(fmt::format("engine: token {} of the prompt is outside the vocabulary of {}", token, vocab));
+    }
+  }
+  const std::int64_t tokens = std::ssize(request.prompt);
+  if (request.when_full == FullContext::stop && tokens > context_tokens_) {
+    return bad_input(fmt::format("engine: the prompt has {} tokens, the context has room for {}", tokens, context_tokens_));
+  }
+  if (request.keep_tokens < 0 || (request.keep_tokens > 0 && request.keep_tokens > context_tokens_ - 2)) {
+    return bad_input(fmt::format("engine: keep_tokens must be from 0 to {}, found {}",
+                                 std::max<std::int64_t>(0, context_tokens_ - 2), request.keep_tokens));
+  }
+  if (request.top_log_probabilities && (*request.top_log_probabilities < 0 || *request.top_log_probabilities > vocab)) {
+    return bad_input(
+        fmt::format("engine: top_log_probabilities must be from 0 to {}, found {}", vocab, *request.top_log_probabilities));
+  }
+  if (auto valid = validate(request.stop); !valid) return valid;
+  if (!request.stop.strings.empty() && tokenizer_ == nullptr) {
+    return bad_input("engine: stop strings need a tokenizer");
+  }
+  return {};
+}
+
+Result<RequestId> Engine::submit(Request request) {
+  if (auto valid = validate(request.sampler, decoder_.weights().config.vocab); !valid) {
+    return tl::make_unexpected(valid.error());
+  }
+  return enqueue(std::move(request), nullptr);
+}
+
+Result<RequestId> Engine::submit(Request request, Sampler& sampler) { return enqueue(std::move(request), &sampler); }
+
+Result<RequestId> Engine::enqueue(Request&& request, Sampler* sampler) {
+  if (auto valid = check(request); !valid) return tl::make_unexpected(valid.error());
+  auto live = std::make_unique<Live>(std::move(request), tokenizer_);
+  const std::vector<std::int32_t>& prompt = live->request.prompt;
+  live->timings.prompt_tokens = std::ssize(prompt);
+  live->sampler = sampler;
+  if (sampler == nullptr) {
+    const std::int64_t vocab = decoder_.weights().config.vocab;
+    live->own_sampler = std::make_unique<Sampler>(vocab, sampler_config(live->request, vocab), workspace_);
+    live->sampler = live->own_sampler.get();
+  }
+  live->sampler->accept_prompt(prompt);
+
+  // Of a prompt that is too long: the tokens to keep, and the last of the others.
+  live->text.tokens.reserve(static_cast<std::size_t>(context_tokens_) + 1);
+  live->text.tokens = prompt;
+  if (const std::int64_t surplus = std::ssize(prompt) - context_tokens_; surplus > 0) {
+    const auto begin = live->text.tokens.begin() + live->request.keep_tokens;
+    live->text.tokens.erase(begin, begin + surplus);
+  }
+  const std::lock_guard lock(mutex_);
+  live->id = next_id_++;
+  const RequestId id = live->id;
+  inbox_.push_back(std::move(live));
+  arrived_.notify_all();
+  return id;
+}
+
+void Engine::cancel(RequestId request) {
+  const std::lock_guard lock(mutex_);
+  cancelled_.push_back(request);
+  arrived_.notify_all();
+}
+
+bool Engine::idle() const {
+  const std::lock_guard lock(mutex_);
+  return inbox_.empty() && live_.empty();
+}
+
+bool Engine::wait(std::chrono::milliseconds timeout) {
+  std::unique_lock lock(mutex_);
+  return arrived_.wait_for(lock, timeout, [&] { return busy_ || !inbox_.empty() || !cancelled_.empty(); });
+}
+
+void Engine::forget_kept_sequences() { room_->forget_kept(); }
+
+std::span<const EngineEvent> Engine::step() {
+  events_.clear();
+  take_inbox();
+  if (!live_.empty()) compute();
+  totals_.preemptions = scheduler_->preemptions();
+  const std::lock_guard lock(mutex_);
+  busy_ = !live_.empty();
+  return events_;
+}
+
+void Engine::take_inbox() {
+  std::vector<std::unique_ptr<Live>> arrived;
+  std::vector<RequestId> cancelled;
+  {
+    const std::lock_guard lock(mutex_);
+    arrived.swap(inbox_);
+    cancelled.swap(cancelled_);
+  }
+  for (auto& live : arrived) {
+    const RequestId id = live->id;
+    room_->add(id, live->text);
+    scheduler_->add(id, std::ssize(live->text.tokens));
+    live_[id] = std::move(live);
+  }
+  for (const RequestId id : cancelled) {
+    const auto found = live_.find(id);
+    if (found != live_.end()) finish(*found->second, {.text = found->second->filter.finish()}, StopReason::interrupted);
+  }
+}
+
+void Engine::compute() {
+  const Clock::time_point start = Clock::now();
+  while (true) {
+    const auto plan = scheduler_->plan();
+    if (plan.empty()) {
+      const auto first = scheduler_->first();
+      if (!first) return;
+      fail(*first, {ErrorCode::no_memory, fmt::format("engine: the KV cache has no room for request {}", *first)});
+      continue;
+    }
+    plan_.assign(plan.begin(), plan.end());
+    const Clock::time_point forward_start = Clock::now();
+    const Result<void> done = forward(plan_);
+    if (done) {
+      count(plan_, seconds_between(forward_start, Clock::now()));
+      break;
+    }
+    // Sharing can make a sequence need a page more than the plan counted; the decoder has changed nothing then.
+    if (done.error().code == ErrorCode::no_memory && (room_->reclaim(0) || scheduler_->make_room())) continue;
+    for (const ScheduledTokens& part : plan_) fail(part.request, done.error());
+    return;
+  }
+  scheduler_->computed();
+  draw(plan_);
+  const bool prefill = std::any_of(plan_.begin(), plan_.end(), [](const auto& part) { return !part.is_decode; });
+  (prefill ? totals_.prefill_seconds : totals_.decode_seconds) += seconds_between(start, Clock::now());
+}
+
+Result<void> Engine::forward(std::span<const ScheduledTokens> plan) {
+  batch_.clear();
+  for (const ScheduledTokens& part : plan) {
+    const internal::SequenceText& text = live_.at(part.request)->text;
+    assert(decoder_.cache().length(*text.sequence) == part.first && "scheduler and cache agree");
+    batch_.push_back(
+        {.sequence = *text.sequence,
+         .tokens =
+             std::span(text.tokens).subspan(static_cast<std::size_t>(part.first), static_cast<std::size_t>(part.count)),
+         .logits = part.is_last ? LogitRows::last : LogitRows::none});
+  }
+  return decoder_.forward(batch_);
+}
+
+void Engine::count(std::span<const ScheduledTokens> plan, double forward_seconds) {
+  ++totals_.steps;
+  for (const ScheduledTokens& part : plan) {
+    Live& live = *live_.at(part.request);
+    if (!live.admitted) {
+      live.admitted = true;
+      live.timings.queue_seconds = seconds_between(live.submitted, Clock::now()) - forward_seconds;
+      live.timings.shared_tokens = part.first;
+    }
+    (part.is_decode ? live.timings.decode_tokens : live.timings.prefill_tokens) += part.count;
+    (part.is_decode ? live.timings.decode_seconds : live.timings.prefill_seconds) += forward_seconds;
+    (part.is_decode ? totals_.decode_tokens : totals_.prefill_tokens) += part.count;
+  }
+}
+
+void Engine::draw(std::span<const ScheduledTokens> plan) {
+  std::int64_t row = 0;
+  for (const ScheduledTokens& part : plan) {
+    if (part.is_last) draw_one(*live_.at(part.request), decoder_.logits(row++), part.is_decode);
+  }
+}
+
+void Engine::draw_one(Live& live, std::span<const float> logits, bool is_decode) {
+  const Clock::time_point start = Clock::now();
+  const std::int32_t token = live.sampler->sample(logits);
+  EngineEvent event{.request = live.id};
+  if (live.request.top_log_probabilities) {
+    event.log_probabilities = log_probabilities(logits, token, *live.request.top_log_probabilities);
+  }
+  StopFilter::Step step = live.filter.push(token);
+  event.text = std::move(step.text);
+  (step.is_end_token ? event.end_token : event.token) = token;
+  const Clock::time_point end = Clock::now();
+  (is_decode ? live.timings.decode_seconds : live.timings.prefill_seconds) += seconds_between(start, end);
+  if (live.timings.first_token_seconds == 0.0) live.timings.first_token_seconds = seconds_between(live.submitted, end);
+  if (step.stop) return finish(live, std::move(event), *step.stop);
+
+  live.text.tokens.push_back(token);
+  if (std::ssize(live.text.tokens) <= context_tokens_) {
+    scheduler_->drew(live.id);
+  } else if (live.request.when_full == FullContext::shift) {
+    shift(live);
+  } else {
+    event.text += live.filter.finish();
+    return finish(live, std::move(event), StopReason::context_full);
+  }
+  events_.push_back(std::move(event));
+}
+
+void Engine::shift(Live& live) {
+  std::vector<std::int32_t>& tokens = live.text.tokens;
+  const std::int64_t keep = std::min(live.request.keep_tokens, std::ssize(live.request.prompt));
+  const std::int64_t newer = std::max<std::int64_t>(1, (context_tokens_ - keep) / 2);
+  tokens.erase(tokens.begin() + keep, tokens.end() - newer);
+  KvCache& cache = decoder_.cache();
+  std::int64_t cached = keep;
+  if (!cache.truncate(*live.text.sequence, keep)) {
+    cached = 0;  // windowed layers no longer have the beginning
+    static_cast<void>(cache.truncate(*live.text.sequence, 0));
+  }
+  scheduler_->replaced(live.id, std::ssize(tokens), cached);
+}
+
+void Engine::finish(Live& live, EngineEvent event, StopReason reason) {
+  const RequestId id = live.id;
+  event.request = id;
+  event.finished = reason;
+  live.timings.tokens = live.filter.tokens();
+  live.timings.total_seconds = seconds_between(live.submitted, Clock::now());
+  event.timings = live.timings;
+  events_.push_back(std::move(event));
+  totals_.shared_tokens += live.timings.shared_tokens;
+  ++totals_.finished_requests;
+  room_->finish(id);
+  scheduler_->remove(id);
+  room_->forget(id);
+  live_.erase(id);
+}
+
+void Engine::fail(RequestId request, Error error) {
+  Live& live = *live_.at(request);
+  finish(live, {.text = live.filter.finish(), .error = std::move(error)}, StopReason::failed);
+}
+
+}  // namespace quern
