@@ -114,7 +114,17 @@ Result<void> build_sentencepiece(VocabularyDescription& description, TokenizerDa
   if (!description.scores.empty()) {
     made = CharacterBpe::from_scores(words, description.scores, unused);
   } else {
-    std::vector<std::pair<std::string_view, std::string_view>> merges(description.merges.begin(), description.merges.end());
+    // Structure must not grow out of ordinary text, so merges that would make a control token are left out.
+    std::unordered_set<std::string_view> reserved;
+    for (std::size_t id = 0; id < words.size(); ++id) {
+      if (words[id].empty()) reserved.insert(description.texts[id]);
+    }
+    for (const std::string& word : words) reserved.erase(word);
+    std::vector<std::pair<std::string_view, std::string_view>> merges;
+    for (const auto& [left, right] : description.merges) {
+      if (!reserved.contains(left) && !reserved.contains(right) && !reserved.contains(left + right))
+        merges.emplace_back(left, right);
+    }
     made = CharacterBpe::from_merges(words, merges);
   }
   if (!made) return tl::make_unexpected(made.error());

@@ -164,7 +164,8 @@ class Reader {
     }
     if (!roles.eot) roles.eot = named_end_of_turn();
     if (description_.kind == TokenizerKind::sentencepiece) {
-      if (roles.add_space_prefix) description_.word_spelling.push_back({.kind = NormalizerStep::Kind::prepend, .from = {}, .to = " "});
+      if (roles.add_space_prefix)
+        description_.word_spelling.push_back({.kind = NormalizerStep::Kind::prepend, .from = {}, .to = " "});
       description_.word_spelling.push_back({.from = " ", .to = std::string(kSpaceMark)});
       description_.strips_prefix = description_.strips_after_special = roles.add_space_prefix;
     } else {
