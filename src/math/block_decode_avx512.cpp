@@ -1,8 +1,10 @@
 // Block decoders for AVX-512.
 
 // False alarms inside GCC 12's intrinsics.
+#if !defined(__clang__)
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #pragma GCC diagnostic ignored "-Wuninitialized"
+#endif
 
 #include <immintrin.h>
 

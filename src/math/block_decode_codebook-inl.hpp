@@ -1,10 +1,16 @@
-// Decoders of the codebook formats (IQ1, IQ2, IQ3), TQ1_0 and F64: plain code, compiled for each instruction set. Included
-// into each instruction-set file; everything here has internal linkage.
+// Decoders of the codebook formats (IQ1, IQ2, IQ3), TQ1_0, F64 and F32: one code for every instruction set but for the last
+// step, eight values at once where there is AVX2. Included into each instruction-set file; everything here has internal
+// linkage.
 //
 // Codes and scales are exact small integers times d (binary16, 11 bits), and every product below is exact in f32.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
+
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
 
 #include "math/block_decode_common-inl.hpp"
 #include "math/block_grids.hpp"
@@ -19,14 +25,52 @@ inline std::uint32_t even_signs(std::uint32_t code) {
   return seven | (((0x6996U >> (folded & 15U)) & 1U) << 7);  // 0x6996: the parity of 0 to 15
 }
 
+#if defined(__AVX2__)
+
+inline __m256 widened8(const std::int8_t* values) {
+  const __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(values));
+  return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes));
+}
+
 /// out[j] = scale * values[j], negated where bit j of `signs` is set.
-template <int kCount>
-inline void signed_values(const std::int8_t* values, float scale, std::uint32_t signs, float* out) {
-  for (int j = 0; j < kCount; ++j) {
+inline void signed_values8(const std::int8_t* values, float scale, std::uint32_t signs, float* out) {
+  const __m256i to_top = _mm256_setr_epi32(31, 30, 29, 28, 27, 26, 25, 24);
+  const __m256i shifted = _mm256_sllv_epi32(_mm256_set1_epi32(static_cast<int>(signs)), to_top);
+  const __m256 flips = _mm256_and_ps(_mm256_castsi256_ps(shifted), _mm256_set1_ps(-0.0F));
+  _mm256_storeu_ps(out, _mm256_xor_ps(_mm256_mul_ps(widened8(values), _mm256_set1_ps(scale)), flips));
+}
+
+/// out[j] = scale * (values[j] + shift).
+inline void shifted_values8(const std::int8_t* values, float scale, float shift, float* out) {
+  _mm256_storeu_ps(out, _mm256_mul_ps(_mm256_add_ps(widened8(values), _mm256_set1_ps(shift)), _mm256_set1_ps(scale)));
+}
+
+#else
+
+/// out[j] = scale * values[j], negated where bit j of `signs` is set.
+
+inline void signed_values8(const std::int8_t* values, float scale, std::uint32_t signs, float* out) {
+  for (int j = 0; j < 8; ++j) {
     const float value = scale * static_cast<float>(values[j]);
     const std::uint32_t flip = ((signs >> j) & 1U) << 31;
     out[j] = float_from_bits(__builtin_bit_cast(std::uint32_t, value) ^ flip);
   }
+}
+
+/// out[j] = scale * (values[j] + shift).
+inline void shifted_values8(const std::int8_t* values, float scale, float shift, float* out) {
+  for (int j = 0; j < 8; ++j) out[j] = scale * (static_cast<float>(values[j]) + shift);
+}
+
+#endif
+
+/// Eight values from two rows of four.
+inline void signed_values4(const std::int8_t* first, const std::int8_t* second, float scale, std::uint32_t signs,
+                           float* out) {
+  std::int8_t values[8];
+  __builtin_memcpy(values, first, 4);
+  __builtin_memcpy(values + 4, second, 4);
+  signed_values8(values, scale, signs, out);
 }
 
 /// Scales of IQ2 and IQ3_XXS: d * (1/2 + code) * factor.
@@ -42,7 +86,7 @@ inline void decode_iq2_xxs(const std::uint8_t* block, float* out) {
     const std::uint32_t rest = load_u32(codes + 4);
     const float scale = half_step_scale(d, rest >> 28, 0.25F);
     for (int l = 0; l < 4; ++l) {
-      signed_values<8>(internal::kIq2XxsGrid.rows[codes[l]], scale, even_signs(rest >> (7 * l)), out + 32 * k + 8 * l);
+      signed_values8(internal::kIq2XxsGrid.rows[codes[l]], scale, even_signs(rest >> (7 * l)), out + 32 * k + 8 * l);
     }
   }
 }
@@ -54,7 +98,7 @@ inline void decode_iq2_xs(const std::uint8_t* block, float* out) {
   for (int i = 0; i < 32; ++i) {
     const std::uint32_t code = load_u16(block + 2 + 2 * i);
     const float scale = half_step_scale(d, (scales[i / 4] >> (4 * (i / 2 % 2))) & 15U, 0.25F);
-    signed_values<8>(internal::kIq2XsGrid.rows[code & 511U], scale, even_signs(code >> 9), out + 8 * i);
+    signed_values8(internal::kIq2XsGrid.rows[code & 511U], scale, even_signs(code >> 9), out + 8 * i);
   }
 }
 
@@ -68,7 +112,7 @@ inline void decode_iq2_s(const std::uint8_t* block, float* out) {
   for (int i = 0; i < 32; ++i) {
     const std::uint32_t code = codes[i] | (((static_cast<std::uint32_t>(high[i / 4]) >> (2 * (i % 4))) & 3U) << 8);
     const float scale = half_step_scale(d, (scales[i / 4] >> (4 * (i / 2 % 2))) & 15U, 0.25F);
-    signed_values<8>(internal::kIq2SGrid.rows[code], scale, signs[i], out + 8 * i);
+    signed_values8(internal::kIq2SGrid.rows[code], scale, signs[i], out + 8 * i);
   }
 }
 
@@ -79,9 +123,10 @@ inline void decode_iq3_xxs(const std::uint8_t* block, float* out) {
   for (int k = 0; k < 8; ++k) {
     const std::uint32_t rest = load_u32(block + 66 + 4 * k);
     const float scale = half_step_scale(d, rest >> 28, 0.5F);
-    for (int l = 0; l < 8; ++l) {
-      const std::uint32_t signs = even_signs(rest >> (7 * (l / 2))) >> (4 * (l % 2));
-      signed_values<4>(internal::kIq3XxsGrid.rows[codes[8 * k + l]], scale, signs, out + 32 * k + 4 * l);
+    for (int l = 0; l < 4; ++l) {
+      const std::uint8_t* const pair = codes + 8 * k + 2 * l;
+      signed_values4(internal::kIq3XxsGrid.rows[pair[0]], internal::kIq3XxsGrid.rows[pair[1]], scale,
+                     even_signs(rest >> (7 * l)), out + 32 * k + 8 * l);
     }
   }
 }
@@ -96,18 +141,19 @@ inline void decode_iq3_s(const std::uint8_t* block, float* out) {
   for (int k = 0; k < 8; ++k) {
     const std::uint32_t nibble = (scales[k / 2] >> (4 * (k % 2))) & 15U;
     const float scale = d * static_cast<float>(1U + 2U * nibble);
-    for (int l = 0; l < 8; ++l) {
-      const std::uint32_t code = codes[8 * k + l] | (((static_cast<std::uint32_t>(high[k]) >> l) & 1U) << 8);
-      const std::uint32_t four = static_cast<std::uint32_t>(signs[4 * k + l / 2]) >> (4 * (l % 2));
-      signed_values<4>(internal::kIq3SGrid.rows[code], scale, four, out + 32 * k + 4 * l);
+    for (int l = 0; l < 4; ++l) {
+      const std::uint32_t ninth = static_cast<std::uint32_t>(high[k]) >> (2 * l);
+      const std::uint32_t first = codes[8 * k + 2 * l] | ((ninth & 1U) << 8);
+      const std::uint32_t second = codes[8 * k + 2 * l + 1] | (((ninth >> 1) & 1U) << 8);
+      signed_values4(internal::kIq3SGrid.rows[first], internal::kIq3SGrid.rows[second], scale, signs[4 * k + l],
+                     out + 32 * k + 8 * l);
     }
   }
 }
 
 /// Eight values of an IQ1 format: scale * (grid + 1/8 or - 1/8).
-inline void shifted_values(std::uint32_t code, float scale, bool below, float* out) {
-  const float shift = below ? -0.125F : 0.125F;
-  for (int j = 0; j < 8; ++j) out[j] = scale * (static_cast<float>(internal::kIq1Grid.rows[code][j]) + shift);
+inline void iq1_values(std::uint32_t code, float scale, bool below, float* out) {
+  shifted_values8(internal::kIq1Grid.rows[code], scale, below ? -0.125F : 0.125F, out);
 }
 
 /// d f16; 32 low bytes of codes; eight u16, one for 32 elements: 4 x 3 high code bits, 3 bits of scale, the shift's sign.
@@ -119,7 +165,7 @@ inline void decode_iq1_s(const std::uint8_t* block, float* out) {
     const float scale = d * static_cast<float>(2U * ((rest >> 12) & 7U) + 1U);
     for (int l = 0; l < 4; ++l) {
       const std::uint32_t code = codes[4 * k + l] | (((rest >> (3 * l)) & 7U) << 8);
-      shifted_values(code, scale, (rest & 0x8000U) != 0, out + 32 * k + 8 * l);
+      iq1_values(code, scale, (rest & 0x8000U) != 0, out + 32 * k + 8 * l);
     }
   }
 }
@@ -138,8 +184,7 @@ inline void decode_iq1_m(const std::uint8_t* block, float* out) {
   for (int i = 0; i < 32; ++i) {
     const std::uint32_t nibble = (static_cast<std::uint32_t>(high[i / 2]) >> (4 * (i % 2))) & 15U;
     const std::uint32_t three = (scales[i / 8] >> (3 * (i / 2 % 4))) & 7U;
-    shifted_values(block[i] | ((nibble & 7U) << 8), d * static_cast<float>(2U * three + 1U), (nibble & 8U) != 0,
-                   out + 8 * i);
+    iq1_values(block[i] | ((nibble & 7U) << 8), d * static_cast<float>(2U * three + 1U), (nibble & 8U) != 0, out + 8 * i);
   }
 }
 
