@@ -154,6 +154,8 @@ struct BlockTile {
     const std::int64_t blocks = d.cols / kActivationBlock;
     std::int64_t b = 0;
     for (; b + 2 <= blocks; b += 2) {
+#pragma GCC unroll 2
+      for (int i = 0; i < R; ++i) fetch_ahead<T>(row[i] + b * Format::kBytes + R * d.row_bytes, 2 * Format::kBytes);
       add(b, 0);
       add(b + 1, 1);
     }
@@ -339,7 +341,10 @@ struct SuperBlockTile {
         }
       }
 #pragma GCC unroll 2
-      for (int i = 0; i < R; ++i) row[i] += Format::kBytes;
+      for (int i = 0; i < R; ++i) {
+        fetch_ahead<T>(row[i] + R * d.row_bytes, Format::kBytes);
+        row[i] += Format::kBytes;
+      }
     }
 #pragma GCC unroll 2
     for (int i = 0; i < R; ++i) {

@@ -187,23 +187,24 @@ struct BlockTile {
       for (int j = 0; j < T; ++j) sum[i][j][0] = sum[i][j][1] = _mm512_setzero_ps();
     }
     const ActivationRow* x = d.x + t;
+    const std::size_t ahead = R * d.row_bytes;
     const std::int64_t blocks = d.cols / kActivationBlock;
     std::int64_t b = 0;
     for (; b + 4 <= blocks; b += 4) {
-      add<R, T, true>(row, x, b, sum, 0);
-      add<R, T, true>(row, x, b + 2, sum, 1);
+      add<R, T, true>(row, x, ahead, b, sum, 0);
+      add<R, T, true>(row, x, ahead, b + 2, sum, 1);
     }
     int odd = 0;
     if (b + 2 <= blocks) {
-      add<R, T, true>(row, x, b, sum, 0);
+      add<R, T, true>(row, x, ahead, b, sum, 0);
       b += 2;
       odd = 1;
     }
     if (b < blocks) {
       if (odd == 0) {
-        add<R, T, false>(row, x, b, sum, 0);
+        add<R, T, false>(row, x, ahead, b, sum, 0);
       } else {
-        add<R, T, false>(row, x, b, sum, 1);
+        add<R, T, false>(row, x, ahead, b, sum, 1);
       }
     }
 #pragma GCC unroll 2
@@ -218,10 +219,13 @@ struct BlockTile {
   /// Blocks b and (kBoth) b + 1.
   template <int R, int T, bool kBoth>
   __attribute__((always_inline)) static inline void add(const std::byte* const (&row)[R], const ActivationRow* x,
-                                                        std::int64_t b, __m512 (&sum)[R][T][2], int odd) {
+                                                        std::size_t ahead, std::int64_t b, __m512 (&sum)[R][T][2], int odd) {
     BlockPair w[R];
 #pragma GCC unroll 2
-    for (int i = 0; i < R; ++i) w[i] = Format::template load<kBoth>(row[i] + b * Format::kBytes);
+    for (int i = 0; i < R; ++i) {
+      w[i] = Format::template load<kBoth>(row[i] + b * Format::kBytes);
+      fetch_ahead<T>(row[i] + b * Format::kBytes + ahead, 2 * Format::kBytes);
+    }
 #pragma GCC unroll 4
     for (int j = 0; j < T; ++j) {
       const std::int8_t* values = x[j].values + b * kActivationBlock;
@@ -400,6 +404,7 @@ struct SuperBlockTile {
             sum[i][j][0] = _mm512_fmadd_ps(_mm512_zextps256_ps512(mins), _mm512_zextps256_ps512(min_scales), sum[i][j][0]);
           }
         }
+        fetch_ahead<T>(row[i] + R * d.row_bytes, Format::kBytes);
         row[i] += Format::kBytes;
       }
 #pragma GCC unroll 4

@@ -1,6 +1,7 @@
 // Dot products of f32, f16 and bf16 weight rows with f32 activations, written once over a vector of floats. Each
 // instruction-set file defines `struct FloatLanes` in quern's anonymous namespace and then includes this header, so that
-// everything here is compiled with that file's flags and has internal linkage. No standard headers.
+// everything here is compiled with that file's flags and has internal linkage. No standard headers; block_rows-inl.hpp
+// before.
 //
 // struct FloatLanes has: V, kCount, zero, load, load_f16, load_bf16 (each kCount elements from any address), add,
 // fma(a, b, c) = a * b + c and sum (of the lanes, in a fixed order).
@@ -49,6 +50,7 @@ void float_tile(const FloatDot& d, std::int64_t r, std::int64_t t) {
   }
   std::int64_t c = 0;
   for (; c + kFloatSums * kCount <= d.cols; c += kFloatSums * kCount) {
+    fetch_ahead<T>(w + c * Weights::kBytes + d.row_bytes, kFloatSums * kCount * Weights::kBytes);
 #pragma GCC unroll 4
     for (int s = 0; s < kFloatSums; ++s) {
       const V wv = Weights::load(w + (c + s * kCount) * Weights::kBytes);
