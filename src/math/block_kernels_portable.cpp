@@ -39,7 +39,23 @@ constexpr std::int8_t kIq4Values[16] = {-127, -104, -83, -65, -49, -35, -22, -10
 constexpr std::int8_t kMxfp4Values[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
 
 /// Byte j holds element j in its low nibble and element j + 16 in its high one.
-int nibble(const Byte* bytes, int i) { return i < 16 ? bytes[i] & 15 : bytes[i - 16] >> 4; }
+void unpack_nibbles(const Byte* bytes, std::int8_t* q) {
+  for (int j = 0; j < 16; ++j) q[j] = static_cast<std::int8_t>(bytes[j] & 15);
+  for (int j = 0; j < 16; ++j) q[16 + j] = static_cast<std::int8_t>(bytes[j] >> 4);
+}
+
+/// Adds 16 where bit i of the four bytes at `high` is set, for element i.
+void add_fifth_bits(const Byte* high, std::int8_t* q) {
+  for (int i = 0; i < 32; ++i) q[i] = static_cast<std::int8_t>(q[i] | (((high[i / 8] >> (i % 8)) & 1) << 4));
+}
+
+void subtract(int offset, std::int8_t* q) {
+  for (int i = 0; i < 32; ++i) q[i] = static_cast<std::int8_t>(q[i] - offset);
+}
+
+void look_up(const std::int8_t (&table)[16], std::int8_t* q) {
+  for (int i = 0; i < 32; ++i) q[i] = table[q[i]];
+}
 
 void set_both(Unpacked& u, float scale, float min = 0.0F) {
   u.set(0, scale, min);
@@ -48,25 +64,26 @@ void set_both(Unpacked& u, float scale, float min = 0.0F) {
 
 void unpack_q4_0(const Byte* b, Unpacked& u) {
   set_both(u, half_at(b));
-  for (int i = 0; i < 32; ++i) u.q[i] = static_cast<std::int8_t>(nibble(b + 2, i) - 8);
+  unpack_nibbles(b + 2, u.q);
+  subtract(8, u.q);
 }
 
 void unpack_q4_1(const Byte* b, Unpacked& u) {
   set_both(u, half_at(b), -half_at(b + 2));
-  for (int i = 0; i < 32; ++i) u.q[i] = static_cast<std::int8_t>(nibble(b + 4, i));
+  unpack_nibbles(b + 4, u.q);
 }
-
-/// Bit i of the four bytes at `high` belongs to element i.
-int fifth_bit(const Byte* high, int i) { return ((high[i / 8] >> (i % 8)) & 1) << 4; }
 
 void unpack_q5_0(const Byte* b, Unpacked& u) {
   set_both(u, half_at(b));
-  for (int i = 0; i < 32; ++i) u.q[i] = static_cast<std::int8_t>((nibble(b + 6, i) | fifth_bit(b + 2, i)) - 16);
+  unpack_nibbles(b + 6, u.q);
+  add_fifth_bits(b + 2, u.q);
+  subtract(16, u.q);
 }
 
 void unpack_q5_1(const Byte* b, Unpacked& u) {
   set_both(u, half_at(b), -half_at(b + 2));
-  for (int i = 0; i < 32; ++i) u.q[i] = static_cast<std::int8_t>(nibble(b + 8, i) | fifth_bit(b + 4, i));
+  unpack_nibbles(b + 8, u.q);
+  add_fifth_bits(b + 4, u.q);
 }
 
 void unpack_q8_0(const Byte* b, Unpacked& u) {
@@ -76,7 +93,8 @@ void unpack_q8_0(const Byte* b, Unpacked& u) {
 
 void unpack_iq4_nl(const Byte* b, Unpacked& u) {
   set_both(u, half_at(b));
-  for (int i = 0; i < 32; ++i) u.q[i] = kIq4Values[nibble(b + 2, i)];
+  unpack_nibbles(b + 2, u.q);
+  look_up(kIq4Values, u.q);
 }
 
 /// 2^(e - 128): half the scale that the exponent means, for the values are doubled.
@@ -86,19 +104,24 @@ float mxfp4_scale(Byte e) {
 
 void unpack_mxfp4(const Byte* b, Unpacked& u) {
   set_both(u, mxfp4_scale(b[0]));
-  for (int i = 0; i < 32; ++i) u.q[i] = kMxfp4Values[nibble(b + 1, i)];
+  unpack_nibbles(b + 1, u.q);
+  look_up(kMxfp4Values, u.q);
 }
 
 // --- Super-blocks of 256 ---------------------------------------------------------------------------------------------
 
-/// The two low bits of element i of Q2_K and Q3_K: halves of 128, each in 32 bytes.
-int two_bits(const Byte* bytes, int i) { return (bytes[32 * (i / 128) + i % 32] >> (2 * (i / 32 % 4))) & 3; }
+/// The two low bits of Q2_K and Q3_K: halves of 128 elements in 32 bytes each, 32 elements at a time in two bits of them.
+void unpack_two_bits(const Byte* bytes, std::int8_t* q) {
+  for (int k = 0; k < 8; ++k) {
+    for (int l = 0; l < 32; ++l) q[32 * k + l] = static_cast<std::int8_t>((bytes[32 * (k / 4) + l] >> (2 * (k % 4))) & 3);
+  }
+}
 
 void unpack_q2_k(const Byte* b, Unpacked& u) {
   const float d = half_at(b + 80);
   const float dmin = half_at(b + 82);
   for (int g = 0; g < 16; ++g) u.set(g, d * static_cast<float>(b[g] & 15), dmin * static_cast<float>(b[g] >> 4));
-  for (int i = 0; i < kSuperBlock; ++i) u.q[i] = static_cast<std::int8_t>(two_bits(b + 16, i));
+  unpack_two_bits(b + 16, u.q);
 }
 
 void unpack_q3_k(const Byte* b, Unpacked& u) {
@@ -109,9 +132,12 @@ void unpack_q3_k(const Byte* b, Unpacked& u) {
     const int high = (packed[8 + g % 4] >> (2 * (g / 4))) & 3;
     u.set(g, d * static_cast<float>((low | (high << 4)) - 32));
   }
-  for (int i = 0; i < kSuperBlock; ++i) {
-    const int third = (b[i % 32] >> (i / 32)) & 1;
-    u.q[i] = static_cast<std::int8_t>(two_bits(b + 32, i) - (third != 0 ? 0 : 4));
+  unpack_two_bits(b + 32, u.q);
+  for (int k = 0; k < 8; ++k) {
+    for (int l = 0; l < 32; ++l) {
+      const int third = (b[l] >> k) & 1;
+      u.q[32 * k + l] = static_cast<std::int8_t>(u.q[32 * k + l] + 4 * third - 4);
+    }
   }
 }
 
@@ -129,29 +155,39 @@ void unpack_six_bit_scales(const Byte* b, Unpacked& u) {
 }
 
 /// Pairs of 32 elements share 32 bytes: the first in the low nibbles.
-int paired_nibble(const Byte* bytes, int i) { return (bytes[32 * (i / 64) + i % 32] >> (4 * (i / 32 % 2))) & 15; }
+void unpack_paired_nibbles(const Byte* bytes, std::int8_t* q) {
+  for (int k = 0; k < 8; ++k) {
+    for (int l = 0; l < 32; ++l) q[32 * k + l] = static_cast<std::int8_t>((bytes[32 * (k / 2) + l] >> (4 * (k % 2))) & 15);
+  }
+}
 
 void unpack_q4_k(const Byte* b, Unpacked& u) {
   unpack_six_bit_scales(b, u);
-  for (int i = 0; i < kSuperBlock; ++i) u.q[i] = static_cast<std::int8_t>(paired_nibble(b + 16, i));
+  unpack_paired_nibbles(b + 16, u.q);
 }
 
 void unpack_q5_k(const Byte* b, Unpacked& u) {
   unpack_six_bit_scales(b, u);
-  for (int i = 0; i < kSuperBlock; ++i) {
-    const int fifth = (b[16 + i % 32] >> (i / 32)) & 1;
-    u.q[i] = static_cast<std::int8_t>(paired_nibble(b + 48, i) | (fifth << 4));
+  unpack_paired_nibbles(b + 48, u.q);
+  for (int k = 0; k < 8; ++k) {
+    for (int l = 0; l < 32; ++l) {
+      const int fifth = (b[16 + l] >> k) & 1;
+      u.q[32 * k + l] = static_cast<std::int8_t>(u.q[32 * k + l] | (fifth << 4));
+    }
   }
 }
 
 void unpack_q6_k(const Byte* b, Unpacked& u) {
   const float d = half_at(b + 208);
   for (int g = 0; g < 16; ++g) u.set(g, d * static_cast<float>(static_cast<std::int8_t>(b[192 + g])));
-  for (int i = 0; i < kSuperBlock; ++i) {
-    const int half = i / 128;
-    const int low = (b[64 * half + i % 64] >> (4 * (i / 64 % 2))) & 15;
-    const int high = (b[128 + 32 * half + i % 32] >> (2 * (i / 32 % 4))) & 3;
-    u.q[i] = static_cast<std::int8_t>((low | (high << 4)) - 32);
+  for (int k = 0; k < 8; ++k) {
+    const Byte* low = b + 64 * (k / 4) + 32 * (k % 2);
+    const Byte* high = b + 128 + 32 * (k / 4);
+    for (int l = 0; l < 32; ++l) {
+      const int four = (low[l] >> (4 * (k / 2 % 2))) & 15;
+      const int two = (high[l] >> (2 * (k % 4))) & 3;
+      u.q[32 * k + l] = static_cast<std::int8_t>((four | (two << 4)) - 32);
+    }
   }
 }
 
@@ -162,7 +198,8 @@ void unpack_iq4_xs(const Byte* b, Unpacked& u) {
     const int scale = (((b[4 + k / 2] >> (4 * (k % 2))) & 15) | (((high >> (2 * k)) & 3) << 4)) - 32;
     u.set(2 * k, d * static_cast<float>(scale));
     u.set(2 * k + 1, u.scale[2 * k]);
-    for (int i = 0; i < 32; ++i) u.q[32 * k + i] = kIq4Values[nibble(b + 8 + 16 * k, i)];
+    unpack_nibbles(b + 8 + 16 * k, u.q + 32 * k);
+    look_up(kIq4Values, u.q + 32 * k);
   }
 }
 
@@ -243,29 +280,40 @@ void dot(const BlockDot& d) {
   }
 }
 
-float float_at(ElementType type, const std::byte* p) {
-  if (type == ElementType::f32) {
+template <ElementType kType>
+float float_at(const std::byte* row, std::int64_t i) {
+  if constexpr (kType == ElementType::f32) {
     float v = 0.0F;
-    std::memcpy(&v, p, sizeof v);
+    std::memcpy(&v, row + 4 * i, sizeof v);
     return v;
   }
-  const std::uint16_t bits = u16_at(reinterpret_cast<const Byte*>(p));
-  return type == ElementType::f16 ? float_from_f16(bits) : float_from_bf16({bits});
+  const std::uint16_t bits = u16_at(reinterpret_cast<const Byte*>(row) + 2 * i);
+  return kType == ElementType::f16 ? float_from_f16(bits) : float_from_bf16({bits});
 }
 
 /// Eight sums, of elements 0, 8, 16, ..., then 1, 9, ...; added in order.
+template <ElementType kType>
+float float_row(const std::byte* row, const float* x, std::int64_t cols) {
+  constexpr std::int64_t kSums = 8;
+  float sums[kSums] = {};
+  std::int64_t i = 0;
+  for (; i + kSums <= cols; i += kSums) {
+    for (std::int64_t s = 0; s < kSums; ++s) sums[s] += float_at<kType>(row, i + s) * x[i + s];
+  }
+  for (std::int64_t s = 0; i < cols; ++i, ++s) sums[s] += float_at<kType>(row, i) * x[i];
+  float total = 0.0F;
+  for (const float sum : sums) total += sum;
+  return total;
+}
+
 void float_dot(ElementType type, const std::byte* weight, std::size_t row_bytes, std::int64_t rows, std::int64_t cols,
                const float* x, std::int64_t x_stride, std::int64_t tokens, float* out, std::int64_t out_stride) {
-  constexpr std::int64_t kSums = 8;
-  const std::int64_t bytes = type == ElementType::f32 ? 4 : 2;
+  const auto row_dot = type == ElementType::f32   ? float_row<ElementType::f32>
+                       : type == ElementType::f16 ? float_row<ElementType::f16>
+                                                  : float_row<ElementType::bf16>;
   for (std::int64_t r = 0; r < rows; ++r) {
-    const std::byte* row = weight + static_cast<std::size_t>(r) * row_bytes;
     for (std::int64_t t = 0; t < tokens; ++t) {
-      float sums[kSums] = {};
-      for (std::int64_t i = 0; i < cols; ++i) sums[i % kSums] += float_at(type, row + i * bytes) * x[t * x_stride + i];
-      float total = 0.0F;
-      for (const float sum : sums) total += sum;
-      out[t * out_stride + r] = total;
+      out[t * out_stride + r] = row_dot(weight + static_cast<std::size_t>(r) * row_bytes, x + t * x_stride, cols);
     }
   }
 }
