@@ -262,10 +262,10 @@ TEST(MatmulPlain, VeryLongRows) {
 /// bias, activation, copy of the pre-activation and residual, against the same product without them.
 TEST(MatmulPlain, EpilogueMatchesItsSeparateSteps) {
   for (const Path& path : paths()) {
-    for (const ElementType type : {ElementType::q4_k, ElementType::mxfp4, ElementType::f16}) {
+    for (const ElementType type : {ElementType::q4_k, ElementType::f16}) {
       for (const ElementType out : {ElementType::f32, ElementType::bf16}) {
         for (const std::int64_t m : {1, 40}) {
-          constexpr std::int64_t kN = 300, kK = 512;
+          constexpr std::int64_t kN = 290, kK = 256;
           SCOPED_TRACE(describe(path, type, m, kN, kK));
           std::mt19937 random(17);
           const FileWeight w(type, kN, kK, random);
