@@ -277,14 +277,6 @@ void KvCache::store(SequenceId sequence, std::int64_t layer, std::int64_t positi
 template void KvCache::store<float>(SequenceId, std::int64_t, std::int64_t, const float*, const float*);
 template void KvCache::store<bf16>(SequenceId, std::int64_t, std::int64_t, const bf16*, const bf16*);
 
-std::byte* KvCache::key_row(SequenceId sequence, std::int64_t layer, std::int64_t position) {
-  return row(sequence, layer, position, false);
-}
-
-std::byte* KvCache::value_row(SequenceId sequence, std::int64_t layer, std::int64_t position) {
-  return row(sequence, layer, position, true);
-}
-
 KvView KvCache::view(SequenceId sequence, std::int64_t layer) const {
   const Sequence& s = slot(sequence);
   const LayerPlace& place = layers_[static_cast<std::size_t>(layer)];

@@ -69,14 +69,10 @@ class KvCache {
   /// Allocates nothing.
   [[nodiscard]] Result<void> extend(SequenceId sequence, std::int64_t tokens);
 
-  /// Writes the keys and values [kv_heads, head_dim] of a position that the last extend() added, converted to type().
-  /// T is float or bf16.
+  /// Writes the keys and values [kv_heads, head_dim] of a position that the last extend() added, converted to type() as
+  /// math/kv_rows.hpp says; equal types are copied bit for bit. T is float or bf16.
   template <class T>
   void store(SequenceId sequence, std::int64_t layer, std::int64_t position, const T* key, const T* value);
-
-  /// Where position `position` of `layer` lies: [kv_heads, head_dim] elements of type().
-  [[nodiscard]] std::byte* key_row(SequenceId sequence, std::int64_t layer, std::int64_t position);
-  [[nodiscard]] std::byte* value_row(SequenceId sequence, std::int64_t layer, std::int64_t position);
 
   /// What attention reads; valid until the sequence changes.
   [[nodiscard]] KvView view(SequenceId sequence, std::int64_t layer) const;
