@@ -14,8 +14,8 @@
 
 #include "model/atomic_file.hpp"
 #include "model/checkpoint_folder.hpp"
-#include "model/checkpoint_user_block.hpp"
 #include "model/hdf5_file.hpp"
+#include "model/hdf5_user_block.hpp"
 
 namespace quern {
 namespace {
@@ -154,7 +154,8 @@ Result<CheckpointInfo> read_info(const Hdf5Group& root) {
 
 // The file behind a user block that was found right.
 Result<Hdf5File> open_checked(const std::string& path) {
-  if (auto right = internal::check_user_block(path); !right) return tl::make_unexpected(right.error());
+  if (auto right = internal::check_user_block(path, internal::kCheckpointBlock); !right)
+    return tl::make_unexpected(right.error());
   return Hdf5File::open(path);
 }
 
@@ -230,8 +231,8 @@ Result<void> save_checkpoint(const std::string& path, const CheckpointInfo& info
   if (!file) return tl::make_unexpected(file.error());
   return Writer()
       .then([&] { return write_hdf5(file->temporary_path(), info, layout, tensors); })
-      .then([&] { return internal::write_user_block(file->temporary_path()); })
-      .then([&] { return internal::check_user_block(file->temporary_path()); })
+      .then([&] { return internal::write_user_block(file->temporary_path(), internal::kCheckpointBlock); })
+      .then([&] { return internal::check_user_block(file->temporary_path(), internal::kCheckpointBlock); })
       .then([&] { return give_back_unused(file->temporary_path()); })
       .then([&] { return file->commit(); })
       .result();

@@ -1,7 +1,7 @@
 // Checkpoints: one self-describing HDF5 file behind a user block that is checked before the library opens it.
 //
 // File: a user block of 512 bytes (magic "QUERNCKP", u32 format version, u64 length of the rest, u64 XXH3 of the rest;
-// checkpoint_user_block.hpp has the offsets), then the HDF5 file, which any HDF5 tool opens:
+// hdf5_user_block.hpp has the offsets), then the HDF5 file, which any HDF5 tool opens:
 //   /weights/NAME           f32, one dataset per parameter: [rows, cols], norms and biases [size]
 //   /optimizer/{m,v}/NAME   f32, AdamW's moments; absent in files of weights only
 //   /model, /run, /tokenizer   text as u8: ModelConfig (JSON), the resolved run (YAML), the tokenizer (JSON)

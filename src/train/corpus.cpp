@@ -7,12 +7,13 @@
 
 #include "model/atomic_file.hpp"
 #include "model/hdf5_file.hpp"
+#include "model/hdf5_user_block.hpp"
 
 namespace quern {
 namespace {
 
 constexpr std::string_view kFormat = "quern-corpus";
-constexpr std::int64_t kFormatVersion = 1;
+constexpr std::int64_t kFormatVersion = 2;  // 2: with a user block
 
 // Tokens of a chunk in the file and of a block in the cache: 64 KiB in the file as uint16. A random window of training reads
 // one or two chunks, so larger ones would read more than they use; much smaller ones pay HDF5's cost per chunk.
@@ -99,6 +100,9 @@ struct Corpus::State {
 };
 
 Result<Corpus> Corpus::open(const std::string& path, const Options& options) {
+  if (auto whole = internal::check_user_block(path, internal::kCorpusBlock); !whole) {
+    return tl::make_unexpected(whole.error());
+  }
   auto file = Hdf5File::open(path);
   if (!file) return tl::make_unexpected(file.error());
   auto state = std::make_shared<State>();
@@ -294,7 +298,7 @@ std::int64_t CorpusWriter::text_bytes(Split split) const { return state_->split(
 Result<CorpusWriter> CorpusWriter::create(const std::string& path, const Tokenizer& tokenizer) {
   auto file = AtomicFile::create(path);
   if (!file) return tl::make_unexpected(file.error());
-  auto hdf5 = Hdf5File::create(file->temporary_path());
+  auto hdf5 = Hdf5File::create(file->temporary_path(), internal::kUserBlockBytes);
   if (!hdf5) return tl::make_unexpected(hdf5.error());
   auto state = std::make_unique<State>(State{std::move(*file), std::move(*hdf5), tokenizer.vocab_size(), {}});
   Hdf5Group& root = state->hdf5.root();
@@ -377,6 +381,7 @@ Result<void> CorpusWriter::finish(const CorpusInfo& info) {
   if (done) done = root.set_attribute("source_xxh3", std::string_view(info.source_xxh3));
   if (done) done = root.set_attribute("vocab_size", state_->vocab_size);
   if (done) done = state_->hdf5.close();
+  if (done) done = internal::write_user_block(state_->file.temporary_path(), internal::kCorpusBlock);
   if (done) done = state_->file.commit();
   return done;
 }

@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "model/checkpoint.hpp"
-#include "model/checkpoint_user_block.hpp"
+#include "model/hdf5_user_block.hpp"
 #include "support/tests_paths.hpp"
 
 // HDF5 1.10 forgets some of its own memory when a file it reads is malformed; that is not what these tests look for.
@@ -104,7 +104,8 @@ TEST_F(CheckpointDamageTest, EveryFlippedBitIsNoticed) {
   for (std::size_t at = 0; at < bytes_.size(); at += at < 512 ? 1 : 37) {
     for (int bit = 0; bit < 8; ++bit) {
       file.seekp(static_cast<std::streamoff>(at)).put(static_cast<char>(bytes_[at] ^ (1 << bit))).flush();
-      ASSERT_FALSE(internal::check_user_block(path_).has_value()) << "byte " << at << " bit " << bit;
+      ASSERT_FALSE(internal::check_user_block(path_, internal::kCheckpointBlock).has_value())
+          << "byte " << at << " bit " << bit;
       ++flips;
     }
     file.seekp(static_cast<std::streamoff>(at)).put(bytes_[at]).flush();
@@ -147,8 +148,8 @@ TEST_F(CheckpointDamageTest, AbsurdLengthsAreRefused) {
 TEST_F(CheckpointDamageTest, NoHdf5BehindARightHash) {
   for (const std::string& rest : {std::string(), std::string("hello"), std::string(5000, '\0'), bytes_.substr(600)}) {
     write(std::string(512, '\0') + rest);
-    ASSERT_TRUE(internal::write_user_block(path_).has_value());
-    ASSERT_TRUE(internal::check_user_block(path_).has_value());
+    ASSERT_TRUE(internal::write_user_block(path_, internal::kCheckpointBlock).has_value());
+    ASSERT_TRUE(internal::check_user_block(path_, internal::kCheckpointBlock).has_value());
     expect_refused("HDF5");
   }
 }
@@ -162,7 +163,7 @@ TEST_F(CheckpointDamageTest, RandomDamageBehindARightHashDoesNotCrash) {
       changed[512 + random() % (changed.size() - 512)] = static_cast<char>(random());
     }
     write(changed);
-    ASSERT_TRUE(internal::write_user_block(path_).has_value());
+    ASSERT_TRUE(internal::write_user_block(path_, internal::kCheckpointBlock).has_value());
     std::vector<float> w(block_.size()), m(block_.size()), v(block_.size());
     static_cast<void>(read_checkpoint_info(path_));
     static_cast<void>(read_checkpoint_tensors(path_, layout_, {w, m, v}));

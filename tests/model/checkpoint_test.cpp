@@ -10,7 +10,7 @@
 #include <random>
 #include <vector>
 
-#include "model/checkpoint_user_block.hpp"
+#include "model/hdf5_user_block.hpp"
 #include "model/hdf5_file.hpp"
 #include "support/tests_paths.hpp"
 
@@ -85,7 +85,7 @@ class CheckpointTest : public testing::Test {
     ASSERT_TRUE(file.has_value());
     expect_ok(fill(file->root()));
     expect_ok(file->close());
-    expect_ok(internal::write_user_block(path_));
+    expect_ok(internal::write_user_block(path_, internal::kCheckpointBlock));
   }
 
   TemporaryFolder folder_;

@@ -10,6 +10,7 @@
 #include <set>
 
 #include "model/hdf5_file.hpp"
+#include "model/hdf5_user_block.hpp"
 
 namespace quern {
 namespace {
@@ -307,7 +308,7 @@ TEST_F(BatchSourceTest, APrefetcherReportsWhatTheCorpusReports) {
   // A corpus with a token outside its vocabulary: 300 bytes' ids in a tokenizer of 256.
   const std::string path = (folder_ / "bad.h5").string();
   {
-    auto file = Hdf5File::create(path);
+    auto file = Hdf5File::create(path, internal::kUserBlockBytes);
     Hdf5Group& root = file->root();
     ASSERT_TRUE(root.write_text("tokenizer", Tokenizer().to_json()));
     for (const std::string split : {"train", "validation"}) {
@@ -322,10 +323,11 @@ TEST_F(BatchSourceTest, APrefetcherReportsWhatTheCorpusReports) {
     }
     for (const std::string name : {"quern_version", "source", "source_xxh3"}) ASSERT_TRUE(root.set_attribute(name, "x"));
     ASSERT_TRUE(root.set_attribute("format", "quern-corpus"));
-    ASSERT_TRUE(root.set_attribute("format_version", std::int64_t{1}));
+    ASSERT_TRUE(root.set_attribute("format_version", std::int64_t{2}));
     ASSERT_TRUE(root.set_attribute("source_bytes", std::int64_t{0}));
     ASSERT_TRUE(root.set_attribute("vocab_size", std::int64_t{256}));
     ASSERT_TRUE(file->close());
+    ASSERT_TRUE(internal::write_user_block(path, internal::kCorpusBlock));
   }
   const auto corpus = Corpus::open(path);
   ASSERT_TRUE(corpus) << corpus.error().message;

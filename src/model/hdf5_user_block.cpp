@@ -1,4 +1,4 @@
-#include "model/checkpoint_user_block.hpp"
+#include "model/hdf5_user_block.hpp"
 
 #include <fcntl.h>
 #include <fmt/format.h>
@@ -18,7 +18,6 @@
 namespace quern::internal {
 namespace {
 
-constexpr std::string_view kMagic = "QUERNCKP";
 constexpr std::size_t kVersionAt = 8, kLengthAt = 16, kHashAt = 24, kUsedBytes = 32;
 // One read(2) of a file being hashed: long enough to amortize the call, short enough to stay in the L2 cache.
 constexpr std::size_t kPieceBytes = std::size_t{1} << 19;
@@ -89,14 +88,14 @@ Result<Rest> hash_rest(int fd, const std::string& path) {
 
 }  // namespace
 
-Result<void> write_user_block(const std::string& path) {
+Result<void> write_user_block(const std::string& path, const UserBlockKind& kind) {
   const Descriptor file(path, O_RDWR);
   if (file.get() < 0) return io_error(fmt::format("{}: cannot open: {}", path, reason(errno)));
   const auto rest = hash_rest(file.get(), path);
   if (!rest) return tl::make_unexpected(rest.error());
   Block block{};
-  std::copy(kMagic.begin(), kMagic.end(), block.begin());
-  put(block, kVersionAt, kCheckpointVersion, 4);
+  std::copy(kind.magic.begin(), kind.magic.end(), block.begin());
+  put(block, kVersionAt, kind.version, 4);
   put(block, kLengthAt, rest->bytes, 8);
   put(block, kHashAt, rest->hash, 8);
   std::size_t done = 0;
@@ -109,27 +108,31 @@ Result<void> write_user_block(const std::string& path) {
   return {};
 }
 
-Result<void> check_user_block(const std::string& path) {
+Result<void> check_user_block(const std::string& path, const UserBlockKind& kind) {
   const Descriptor file(path, O_RDONLY);
-  if (file.get() < 0) return io_error(fmt::format("{}: cannot open the checkpoint: {}", path, reason(errno)));
+  if (file.get() < 0) return io_error(fmt::format("{}: cannot open the {}: {}", path, kind.word, reason(errno)));
   struct stat status {};
   if (::fstat(file.get(), &status) != 0) return io_error(fmt::format("{}: {}", path, reason(errno)));
   if (!S_ISREG(status.st_mode))
-    return bad_input(fmt::format("{}: expected a checkpoint file, found a folder or device", path));
+    return bad_input(fmt::format("{}: expected a {} file, found a folder or device", path, kind.word));
 
   Block block{};
   const std::int64_t got = read_at(file.get(), block.data(), block.size(), 0);
   if (got < 0) return io_error(fmt::format("{}: cannot read: {}", path, reason(errno)));
-  if (got >= static_cast<std::int64_t>(kMagic.size()) && !std::equal(kMagic.begin(), kMagic.end(), block.begin())) {
-    return bad_input(fmt::format("{}: not a Quern checkpoint: expected the magic \"{}\" at its start", path, kMagic));
+  const auto begins_with = [&](std::string_view magic) {
+    return got >= static_cast<std::int64_t>(magic.size()) && std::equal(magic.begin(), magic.end(), block.begin());
+  };
+  if (got >= static_cast<std::int64_t>(kind.magic.size()) && !begins_with(kind.magic)) {
+    return bad_input(fmt::format("{}: not a Quern {}{}: expected the magic \"{}\" at its start", path, kind.word,
+                                 begins_with("\x89HDF\r\n\x1a\n") ? " of this version" : "", kind.magic));
   }
   if (got < kUserBlockBytes) {
-    return bad_input(fmt::format("{}: truncated or not a checkpoint: expected a user block of {} bytes, found {} bytes",
-                                 path, kUserBlockBytes, got));
+    return bad_input(fmt::format("{}: truncated or not a {}: expected a user block of {} bytes, found {} bytes", path,
+                                 kind.word, kUserBlockBytes, got));
   }
   const std::uint64_t version = get(block, kVersionAt, 4);
-  if (version != kCheckpointVersion) {
-    return bad_input(fmt::format("{}: expected checkpoint format version {}, found {}", path, kCheckpointVersion, version));
+  if (version != kind.version) {
+    return bad_input(fmt::format("{}: expected {} format version {}, found {}", path, kind.word, kind.version, version));
   }
   const bool zeros = get(block, kVersionAt + 4, 4) == 0 &&
                      std::all_of(block.begin() + kUsedBytes, block.end(), [](unsigned char byte) { return byte == 0; });
