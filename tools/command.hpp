@@ -19,8 +19,10 @@ struct Command {
 void add_completion(CLI::App& app, Command& command);
 void add_config_keys(CLI::App& app, Command& command);
 void add_data(CLI::App& app, Command& command);
+void add_detokenize(CLI::App& app, Command& command);
 void add_hardware(CLI::App& app, Command& command);
 void add_sample(CLI::App& app, Command& command);
+void add_tokenize(CLI::App& app, Command& command);
 void add_train(CLI::App& app, Command& command);
 
 /// Exit codes.

@@ -67,6 +67,8 @@ int run(int argc, char** argv) {
   add_data(app, command);
   add_train(app, command);
   add_sample(app, command);
+  add_tokenize(app, command);
+  add_detokenize(app, command);
   add_hardware(app, command);
   add_config_keys(app, command);
   add_completion(app, command);
