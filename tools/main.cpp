@@ -67,8 +67,12 @@ int run(int argc, char** argv) {
   add_data(app, command);
   add_train(app, command);
   add_sample(app, command);
+  add_logits(app, command);
+  add_perplexity(app, command);
   add_tokenize(app, command);
   add_detokenize(app, command);
+  add_render_template(app, command);
+  add_inspect(app, command);
   add_hardware(app, command);
   add_config_keys(app, command);
   add_completion(app, command);

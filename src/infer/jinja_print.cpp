@@ -180,7 +180,7 @@ void append_json_string(Builder& out, std::string_view text, bool ensure_ascii) 
     } else if (ensure_ascii && c >= 0x10000) {
       escaped = "\\u" + hexadecimal(0xD800 + ((c - 0x10000) >> 10), 4) + "\\u" + hexadecimal(0xDC00 + (c & 0x3FF), 4);
     } else if (ensure_ascii && c >= 0x7F) {
-      escaped = c == 0x7F ? std::string() : "\\u" + hexadecimal(c, 4);
+      escaped = "\\u" + hexadecimal(c, 4);
     }
     if (!escaped.empty()) {
       out.add(text.substr(plain, at - plain)).add(escaped);

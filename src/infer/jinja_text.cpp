@@ -68,7 +68,7 @@ std::string_view strip(std::string_view text, const std::string_view* set, bool 
 
 std::vector<std::string_view> split_words(std::string_view text, std::int64_t limit, bool from_right) {
   std::vector<std::string_view> words;
-  text = strip(text);
+  text = strip(text, nullptr, !from_right, from_right);
   while (!text.empty()) {
     if (limit >= 0 && static_cast<std::int64_t>(words.size()) == limit) {
       words.push_back(text);

@@ -104,12 +104,16 @@ Value escape(Interpreter& run, const Value& input, const Call&) {
   return out.value();
 }
 
+/// \w: beyond ASCII everything but white space and the blocks of punctuation, symbols and emoji.
 bool is_word_character(std::int32_t c) {
-  return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '_' ||
-         (c >= 0xAA && !is_space(c));
+  if (c < 0x80) return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '_';
+  const bool is_symbol = (c < 0xC0 && c != 0xAA && c != 0xB5 && c != 0xBA) || c == 0xD7 || c == 0xF7 ||
+                         (c >= 0x2000 && c < 0x2C00) || (c >= 0x3000 && c < 0x3005) || (c >= 0x3008 && c < 0x3021) ||
+                         (c >= 0xFE00 && c < 0xFE70) || (c >= 0xFF00 && c < 0xFF10) || c >= 0xE0000 ||
+                         (c >= 0x1F000 && c < 0x1FC00);
+  return !is_symbol && !is_space(c);
 }
 
-/// Runs of \w; beyond ASCII every character that is no white space counts as a letter.
 Value wordcount(Interpreter& run, const Value& input, const Call&) {
   const std::string_view text = text_of(run, input);
   std::int64_t words = 0;
