@@ -1,6 +1,6 @@
-// Attention forward and backward on one thread. FLOPs are those of causal products: 4 T^2/2 head_dim per head forward, 10
-// T^2/2 head_dim backward (scores once more, dP, dV, dQ, dK); exponentials and what masks cut in half blocks are not
-// counted.
+// Attention forward and backward on one thread, and decoding of one token over a cache of every format. FLOPs are those of
+// causal products: 4 T^2/2 head_dim per head forward, 10 T^2/2 head_dim backward (scores once more, dP, dV, dQ, dK);
+// exponentials and what masks cut in half blocks are not counted.
 #include <benchmark/benchmark.h>
 
 #include <cmath>
@@ -10,6 +10,7 @@
 
 #include "math/aligned_buffer.hpp"
 #include "math/attention.hpp"
+#include "math/kv_rows.hpp"
 
 namespace quern {
 namespace {
@@ -95,11 +96,68 @@ void add(const KernelTable& table, const char* type, const Setup& setup) {
   }
 }
 
+/// One query after `length` - 1 positions; bytes/s are those of the keys and values read.
+void decode(benchmark::State& state, const KernelTable& table, ElementType type, std::int64_t length) {
+  AttentionShape shape;
+  shape.heads = 32;
+  shape.kv_heads = 8;
+  shape.head_dim = 128;
+  shape.scale = 0.088F;
+  const std::int64_t kv_width = shape.kv_heads * shape.head_dim;
+  const std::size_t row_bytes = kv_row_bytes(type, kv_width);
+  const std::size_t page_bytes = static_cast<std::size_t>(2 * kKeyBlock) * row_bytes;
+  const std::int64_t pages = (length + kKeyBlock - 1) / kKeyBlock;
+  AlignedBuffer cache = std::move(*AlignedBuffer::allocate(static_cast<std::size_t>(pages) * page_bytes));
+  std::mt19937 random(1);
+  std::normal_distribution<float> normal;
+  std::vector<float> row(static_cast<std::size_t>(kv_width));
+  std::vector<const void*> bases;
+  for (std::int64_t page = 0; page < pages; ++page) {
+    std::byte* base = cache.data() + static_cast<std::size_t>(page) * page_bytes;
+    bases.push_back(base);
+    for (float& x : row) x = normal(random);
+    for (std::int64_t p = 0; p < 2 * kKeyBlock; ++p) {
+      write_kv_row(type, row.data(), kv_width, base + static_cast<std::size_t>(p) * row_bytes);
+    }
+  }
+  const std::int64_t q_width = shape.heads * shape.head_dim;
+  std::vector<float> q(static_cast<std::size_t>(q_width));
+  std::vector<float> out(q.size());
+  for (float& x : q) x = normal(random);
+  std::vector<AttentionSequence> sequences(1);
+  sequences[0].rows = 1;
+  sequences[0].first_position = length - 1;
+  sequences[0].kv = {.key_pages = bases.data(),
+                     .value_pages = bases.data(),
+                     .type = type,
+                     .page_tokens = kKeyBlock,
+                     .token_stride = kv_width,
+                     .head_stride = shape.head_dim,
+                     .length = length,
+                     .value_offset = static_cast<std::int64_t>(page_bytes / 2)};
+  const Backend backend{&table, false};
+  auto scratch = AlignedBuffer::allocate(attention_scratch_bytes(backend, shape, type, 0));
+  TeamMember member;
+  Exec exec{member, backend, {scratch->data(), scratch->bytes()}};
+  for (auto _ : state) {
+    attention_forward<float>(exec, shape, sequences, {q.data(), q_width}, {out.data(), q_width}, nullptr, {});
+    benchmark::ClobberMemory();
+  }
+  state.SetBytesProcessed(state.iterations() * 2 * length * static_cast<std::int64_t>(row_bytes));
+}
+
 const bool kRegistered = [] {
   // Names hold pointers to static tables; attention needs no other kernels.
   const auto each = [](Isa isa, const AttentionKernels* kernels) {
     if (kernels == nullptr || !supports(cpu_features(), isa)) return;
-    const KernelTable table{isa, nullptr, nullptr, kernels};
+    KernelTable table{};
+    table.isa = isa;
+    table.attention = kernels;
+    for (const ElementType type : kv_types()) {
+      const std::string name = std::string("decode/") + kernels->name + "/" + std::string(kv_type_name(type)) + "/T:4096";
+      benchmark::RegisterBenchmark(name.c_str(),
+                                   [table, type](benchmark::State& state) { decode(state, table, type, 4096); });
+    }
     for (const char* type : {"f32", "bf16"}) {
       add(table, type, {256, 64, 6, 6, 64});
       add(table, type, {256, 64, 6, 6, 64, 0.2F});
@@ -111,7 +169,9 @@ const bool kRegistered = [] {
   each(Isa::avx512, attention_kernels_avx512());
   each(Isa::avx2, attention_kernels_avx2());
   if (supports(cpu_features(), Isa::amx)) {
-    const KernelTable table{Isa::amx, nullptr, nullptr, attention_kernels_amx()};
+    KernelTable table{};
+    table.isa = Isa::amx;
+    table.attention = attention_kernels_amx();
     for (const std::int64_t length : {64, 512, 1024, 4096}) add(table, "bf16", {length, 64, 4, 4, 1});
     add(table, "bf16", {1024, 128, 8, 2, 1});
   }
