@@ -17,10 +17,12 @@
 #include <vector>
 
 #include "math/aligned_buffer.hpp"
-#include "support/attention_reference.hpp"
+#include "support/attention_harness.hpp"
 
 namespace quern {
 namespace {
+
+using testing_attention::attention_tables;
 
 float from(float x) { return x; }
 float from(bf16 x) { return std::bit_cast<float>(std::uint32_t{x.bits} << 16); }
@@ -32,25 +34,6 @@ void round_into(double x, bf16& out) {
 
 template <class T>
 constexpr ElementType kType = std::is_same_v<T, float> ? ElementType::f32 : ElementType::bf16;
-
-/// Attention's kernels of every path that this build holds and this machine runs.
-const std::vector<KernelTable>& tables() {
-  static const std::vector<KernelTable> all = [] {
-    std::vector<KernelTable> list;
-    const auto add = [&](Isa isa, const AttentionKernels* kernels) {
-      if (kernels != nullptr && supports(cpu_features(), isa)) list.push_back({isa, nullptr, nullptr, kernels});
-    };
-    add(Isa::portable, attention_kernels_portable());
-#if defined(__x86_64__)
-    add(Isa::avx2, attention_kernels_avx2());
-    add(Isa::avx512, attention_kernels_avx512());
-    add(Isa::avx512_vnni, attention_kernels_avx512_vnni());
-    add(Isa::amx, attention_kernels_amx());
-#endif
-    return list;
-  }();
-  return all;
-}
 
 /// A batch of whole sequences with fresh keys and values, as in training. Rows are wider than they need to be.
 template <class T>
@@ -179,7 +162,7 @@ void expect_matches_reference(Batch<T> batch, const std::string& what) {
         {reference_attention(problem),
          reference_attention_gradients(problem, batch.rows_of(batch.dout, batch.q_stride, q_width, s.first_row, s.rows))});
   }
-  for (const KernelTable& table : tables()) {
+  for (const KernelTable& table : attention_tables()) {
     batch.run(table);
     for (std::size_t i = 0; i < expected.size(); ++i) {
       const AttentionSequence& s = batch.sequences[i];
@@ -293,7 +276,7 @@ TYPED_TEST(AttentionTest, Scales) {
     batch.lengths = {90};
     if (scale == 0.0F) {
       batch.fill(7);
-      for (const KernelTable& table : tables()) {
+      for (const KernelTable& table : attention_tables()) {
         batch.run(table);
         for (std::int64_t r = 0; r < batch.rows; ++r) {
           EXPECT_NEAR(batch.lse[static_cast<std::size_t>(2 * r)], std::log(static_cast<double>(r + 1)), 1e-6);
@@ -313,7 +296,7 @@ TYPED_TEST(AttentionTest, ExtremeScoresStayFinite) {
   batch.lengths = {130};
   batch.sinks = {200.0F};
   batch.fill(3);
-  for (const KernelTable& table : tables()) {
+  for (const KernelTable& table : attention_tables()) {
     batch.run(table);
     for (const auto* x : {&batch.out, &batch.dq, &batch.dk, &batch.dv}) {
       for (const auto value : *x) ASSERT_TRUE(std::isfinite(from(value))) << table.attention->name;
@@ -330,7 +313,7 @@ TYPED_TEST(AttentionTest, ThreadsDoNotChangeBits) {
     batch.fill(11);
     return batch;
   };
-  for (const KernelTable& table : tables()) {
+  for (const KernelTable& table : attention_tables()) {
     Batch<TypeParam> alone = make();
     alone.run(table);
     for (const int threads : {2, 4}) {
