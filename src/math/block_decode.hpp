@@ -1,8 +1,8 @@
 // Decoders of GGUF's element and block formats, by instruction set. Plain data only: instruction-set files include this
 // header.
 //
-// Every instruction set gives the same bits: a value that is a difference of products is computed as two rounded products
-// and one rounded difference, never as a fused multiply-add, in the order docs/block-formats.md states.
+// Every instruction set gives the same bits, the exact value rounded to nearest: every product of a format is exact in f32,
+// so only the addition of a minimum rounds. The one exception: which NaN a NaN or infinite scale gives is not fixed.
 #pragma once
 
 #include <cstdint>

@@ -47,17 +47,18 @@ alignas(16) constexpr std::int8_t kIq4Values[16] = {-127, -104, -83, -65, -49, -
 alignas(64) constexpr float kMxfp4Values[16] = {0.0F,  1.0F,  2.0F,  3.0F,  4.0F,  6.0F,  8.0F,  12.0F,
                                                 -0.0F, -1.0F, -2.0F, -3.0F, -4.0F, -6.0F, -8.0F, -12.0F};
 
-/// How far ahead of a block the decoders ask for data. Rows that come from memory are read more slowly than the processor's
-/// own prefetchers expect of a stream: asking made Q4_0 to Q6_K 1.3 to 2.5 times as fast on a Xeon with AVX-512 and AMX (of
-/// 512, 1024, 2048 and 4096 bytes this was best or near it), and costs nothing where blocks are in cache. To measure again:
-/// block_decode_bench --benchmark_filter=/16384.
+/// How far ahead of a block the decoders ask for data: too few cache lines per microsecond are read for the processor's own
+/// prefetchers to run far ahead. It made Q4_0 to Q6_K from memory 1.3 to 2.5 times as fast on a Xeon with AVX-512 and AMX
+/// (of 512, 1024, 2048 and 4096 bytes this was best or near it), and costs nothing where blocks are in cache. To measure
+/// again: block_decode_bench --benchmark_filter=/16384.
 constexpr std::uintptr_t kPrefetchBytes = 2048;
 
 /// Asks for the cache lines of `bytes` bytes, kPrefetchBytes ahead; they may lie beyond the data, which a prefetch may.
 inline void prefetch_ahead(const std::uint8_t* blocks, std::int64_t bytes) {
   const std::uintptr_t ahead = reinterpret_cast<std::uintptr_t>(blocks) + kPrefetchBytes;
-  for (std::int64_t i = 0; i < bytes; i += 64)
+  for (std::int64_t i = 0; i < bytes; i += 64) {
     __builtin_prefetch(reinterpret_cast<const void*>(ahead + static_cast<std::uintptr_t>(i)));
+  }
 }
 
 /// Calls decode(block, out) for every block of kElements elements in kBytes bytes.
