@@ -33,7 +33,8 @@ SamplerConfig sampler_config(const Request& request, std::int64_t vocab) {
 
 /// A request from its submission to its end.
 struct Engine::Live {
-  Live(Request&& asked, const Tokenizer* tokenizer) : request(std::move(asked)), filter(tokenizer, request.stop) {}
+  Live(Request&& asked, const Tokenizer* tokenizer)
+      : request(std::move(asked)), filter(tokenizer, request.stop, request.prompt.back()) {}
 
   RequestId id = 0;
   Request request;

@@ -70,9 +70,11 @@ Result<void> validate(const StopConditions& conditions) {
   return {};
 }
 
-StopFilter::StopFilter(const Tokenizer* tokenizer, StopConditions conditions)
-    : tokenizer_(tokenizer), conditions_(std::move(conditions)) {
-  if (tokenizer != nullptr) decoder_.emplace(*tokenizer);
+StopFilter::StopFilter(const Tokenizer* tokenizer, StopConditions conditions, std::optional<std::int32_t> previous)
+    : conditions_(std::move(conditions)) {
+  if (tokenizer == nullptr) return;
+  decoder_.emplace(*tokenizer, DecodeOptions{.special = conditions_.special_text, .text_start = false});
+  if (previous && tokenizer->is_special(*previous)) static_cast<void>(decoder_->push(*previous));
 }
 
 bool StopFilter::is_end_token(std::int32_t token) const {
@@ -84,7 +86,7 @@ StopFilter::Step StopFilter::push(std::int32_t token) {
   if (is_end_token(token)) return {.text = finish(), .stop = StopReason::end_of_text, .is_end_token = true};
   ++tokens_;
   Step step;
-  if (decoder_ && (conditions_.special_text || !tokenizer_->is_special(token))) {
+  if (decoder_) {
     held_ += decoder_->push(token);
     if (const std::size_t begin = find_stop(held_, conditions_.strings); begin != std::string::npos) {
       held_.resize(begin);

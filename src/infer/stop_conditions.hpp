@@ -42,8 +42,9 @@ struct StopConditions {
 /// is cut into tokens; it is not part of the text. All pieces together never end inside a character that a token completes.
 class StopFilter {
  public:
-  /// Valid conditions. Without a tokenizer (null) there is no text; `conditions.strings` must be empty then.
-  StopFilter(const Tokenizer* tokenizer, StopConditions conditions);
+  /// Valid conditions. Without a tokenizer (null) there is no text; `conditions.strings` must be empty then. `previous` is
+  /// the token before the text: vocabularies differ in whether a space at the beginning counts after a special one.
+  StopFilter(const Tokenizer* tokenizer, StopConditions conditions, std::optional<std::int32_t> previous = std::nullopt);
 
   struct Step {
     std::string text;                ///< can be printed now
@@ -62,7 +63,6 @@ class StopFilter {
  private:
   [[nodiscard]] bool is_end_token(std::int32_t token) const;
 
-  const Tokenizer* tokenizer_;
   std::optional<StreamingDecoder> decoder_;
   StopConditions conditions_;
   std::string held_;
