@@ -54,7 +54,7 @@ class TypedDecoder final : public Decoder {
     const ElementType type = std::is_same_v<T, float> ? ElementType::f32 : ElementType::bf16;
     scratch_bytes_ = std::max({block_scratch_bytes(backend_, c, rows),
                                matmul_scratch_bytes(backend_, logit_rows, std::max(c.vocab, c.width)),
-                               attention_scratch_bytes(backend_, c.attention_shape(0), type, limits_.context_tokens)});
+                               attention_scratch_bytes(backend_, c.attention_shape(0), type, 0)});
     const BufferId scratch =
         plan_.add("scratch", scratch_bytes_ * static_cast<std::size_t>(team_.size()), MemoryCategory::scratch);
     if (auto placed = plan_.place(); !placed) return placed;
