@@ -16,6 +16,7 @@ struct Command {
 };
 
 /// One function per cmd_*.cpp file.
+void add_chat(CLI::App& app, Command& command);
 void add_completion(CLI::App& app, Command& command);
 void add_config_keys(CLI::App& app, Command& command);
 void add_data(CLI::App& app, Command& command);
@@ -25,6 +26,7 @@ void add_inspect(CLI::App& app, Command& command);
 void add_logits(CLI::App& app, Command& command);
 void add_perplexity(CLI::App& app, Command& command);
 void add_render_template(CLI::App& app, Command& command);
+void add_run(CLI::App& app, Command& command);
 void add_sample(CLI::App& app, Command& command);
 void add_tokenize(CLI::App& app, Command& command);
 void add_train(CLI::App& app, Command& command);

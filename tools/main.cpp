@@ -67,6 +67,8 @@ int run(int argc, char** argv) {
   add_data(app, command);
   add_train(app, command);
   add_sample(app, command);
+  add_run(app, command);
+  add_chat(app, command);
   add_logits(app, command);
   add_perplexity(app, command);
   add_tokenize(app, command);

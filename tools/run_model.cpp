@@ -1,0 +1,125 @@
+#include "run_model.hpp"
+
+#include <fmt/format.h>
+
+#include <signal.h>
+
+#include <atomic>
+#include <charconv>
+#include <chrono>
+#include <cstdio>
+
+#include "math/dispatch.hpp"
+#include "model/atomic_file.hpp"
+
+namespace quern::tools {
+
+namespace {
+
+// Longest text that a command reads whole.
+constexpr std::size_t kMostTextBytes = std::size_t{1} << 32;
+
+Result<std::optional<ElementType>> kv_type_of(const std::string& word) {
+  if (word == "auto") return std::optional<ElementType>{};
+  if (word == "f32") return ElementType::f32;
+  if (word == "f16") return ElementType::f16;
+  if (word == "bf16") return ElementType::bf16;
+  if (word == "q8_0") return ElementType::q8_0;
+  if (word == "q4_0") return ElementType::q4_0;
+  return bad_input("--kv-type: there is no type " + word);
+}
+
+std::atomic<bool> interrupt_seen{false};
+std::atomic<bool> second_interrupt_ends{false};
+extern "C" void on_interrupt(int signal) {
+  if (interrupt_seen.exchange(true) && second_interrupt_ends) {
+    ::signal(signal, SIG_DFL);
+    ::raise(signal);
+  }
+}
+
+}  // namespace
+
+void add_model_options(CLI::App& command, ModelOptions& options) {
+  command
+      .add_option("MODEL", options.model, "A GGUF file (any part of a split one), a checkpoint, or a run folder (its best)")
+      ->required();
+  command.add_option("--threads", options.threads, "0: the processors this process may use")
+      ->check(CLI::Range(0, 1024))
+      ->capture_default_str();
+  command.add_option("--precision", options.precision, "Of products; auto: the fastest that the weights' type allows")
+      ->check(CLI::IsMember({"auto", "f32", "bf16"}))
+      ->capture_default_str();
+  command.add_option("--kv-type", options.kv_type, "Of the KV cache; auto: the type that the model computes in")
+      ->check(CLI::IsMember({"auto", "f32", "f16", "bf16", "q8_0", "q4_0"}))
+      ->capture_default_str();
+  command.add_option("--backend", options.backend, "Who computes products")
+      ->check(CLI::IsMember({"kernels", "eigen"}))
+      ->capture_default_str();
+}
+
+Result<std::unique_ptr<Decoder>> RunningModel::decoder(Decoder::Limits limits) {
+  limits.kv_type = kv_type;
+  return Decoder::create(backend, model->weights(), team, limits);
+}
+
+Result<std::unique_ptr<RunningModel>> load_model(const ModelOptions& options, std::int64_t context) {
+  const auto start = std::chrono::steady_clock::now();
+  const auto kernels = chosen_kernels();
+  if (!kernels) return tl::make_unexpected(kernels.error());
+  const auto kv_type = kv_type_of(options.kv_type);
+  if (!kv_type) return tl::make_unexpected(kv_type.error());
+  auto running =
+      std::make_unique<RunningModel>(options.threads > 0 ? static_cast<int>(options.threads) : default_thread_count());
+  running->backend = {*kernels, options.backend == "eigen"};
+  running->kv_type = *kv_type;
+  LoadOptions load;
+  if (options.precision != "auto") load.precision = options.precision == "bf16" ? Precision::bf16 : Precision::f32;
+  load.context_tokens = context;
+  auto model = LoadedModel::load(options.model, running->backend, running->team, load);
+  if (!model) return tl::make_unexpected(model.error());
+  running->model = std::move(*model);
+  running->load_seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  return running;
+}
+
+Result<std::vector<std::int32_t>> parse_token_list(const std::string& text) {
+  std::vector<std::int32_t> tokens;
+  const char* at = text.data();
+  const char* const end = at + text.size();
+  while (true) {
+    std::int32_t token = 0;
+    const auto [next, error] = std::from_chars(at, end, token);
+    if (error != std::errc() || (next != end && *next != ',')) {
+      const std::string_view rest(at, static_cast<std::size_t>(end - at));
+      return bad_input(fmt::format("--tokens: `{}` where a token's number was expected", rest.substr(0, rest.find(','))));
+    }
+    tokens.push_back(token);
+    if (next == end) return tokens;
+    at = next + 1;
+  }
+}
+
+Result<std::string> read_text(const std::string& path) {
+  if (path != "-") return read_whole_file(path, kMostTextBytes);
+  std::string text;
+  char buffer[65536];
+  for (std::size_t got = 0; (got = std::fread(buffer, 1, sizeof(buffer), stdin)) > 0;) {
+    text.append(buffer, got);
+    if (text.size() > kMostTextBytes) return bad_input("standard input: longer than 4 GiB");
+  }
+  if (std::ferror(stdin) != 0) return io_error("standard input cannot be read");
+  return text;
+}
+
+void catch_interrupts(bool second_ends) {
+  second_interrupt_ends = second_ends;
+  struct sigaction action {};
+  action.sa_handler = on_interrupt;
+  sigaction(SIGINT, &action, nullptr);
+}
+
+bool interrupted() { return interrupt_seen.load(std::memory_order_relaxed); }
+void forget_interrupt() { interrupt_seen.store(false); }
+
+}  // namespace quern::tools

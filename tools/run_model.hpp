@@ -1,0 +1,59 @@
+// What the commands that run a model share: the options that choose it and how it computes, and loading it.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "infer/decoder.hpp"
+#include "infer/loaded_model.hpp"
+#include "math/exec.hpp"
+#include "math/result.hpp"
+#include "math/thread_team.hpp"
+
+namespace quern::tools {
+
+/// Which model, and how it computes.
+struct ModelOptions {
+  std::string model;
+  std::int64_t threads = 0;  ///< 0: default_thread_count()
+  std::string precision = "auto";
+  std::string backend = "kernels";
+  std::string kv_type = "auto";
+};
+
+/// MODEL, --threads, --precision, --backend and --kv-type.
+void add_model_options(CLI::App& command, ModelOptions& options);
+
+/// A model with what it runs on. Not movable: the model and decoders refer to the team.
+struct RunningModel {
+  explicit RunningModel(int threads) : team(threads) {}
+  Backend backend;
+  ThreadTeam team;
+  std::unique_ptr<LoadedModel> model;
+  std::optional<ElementType> kv_type;
+  double load_seconds = 0.0;
+
+  /// A decoder with these limits and the chosen type of cache.
+  [[nodiscard]] Result<std::unique_ptr<Decoder>> decoder(Decoder::Limits limits);
+};
+
+/// Loads MODEL; `context` as in LoadOptions.
+[[nodiscard]] Result<std::unique_ptr<RunningModel>> load_model(const ModelOptions& options, std::int64_t context);
+
+/// The tokens of a comma-separated list such as "1,2,3"; error names the first that is no number.
+[[nodiscard]] Result<std::vector<std::int32_t>> parse_token_list(const std::string& text);
+
+/// The text of a file, of standard input where `path` is "-".
+[[nodiscard]] Result<std::string> read_text(const std::string& path);
+
+/// Catches SIGINT: interrupted() says that one came, until forget_interrupt(). With `second_ends` a second one ends the
+/// program, for work that does not look often. Reads that wait are cut short.
+void catch_interrupts(bool second_ends);
+[[nodiscard]] bool interrupted();
+void forget_interrupt();
+
+}  // namespace quern::tools

@@ -1,0 +1,41 @@
+// What a run tells about itself: times, rates, memory traffic, memory; as lines for people and as JSON.
+#pragma once
+
+#include <cstdint>
+#include <nlohmann/json.hpp>
+#include <string>
+
+#include "infer/profiler.hpp"
+#include "run_model.hpp"
+
+namespace quern::tools {
+
+/// Figures of one or many generations.
+struct RunStatistics {
+  double load_seconds = 0.0;
+  double first_token_seconds = 0.0;  ///< of the (last) generation
+  std::int64_t prefill_tokens = 0, reused_tokens = 0, decode_tokens = 0;
+  double prefill_seconds = 0.0, decode_seconds = 0.0;
+  std::size_t weight_bytes_per_token = 0;
+  double memory_bandwidth = 0.0;  ///< bytes/s; 0: not measured
+  std::size_t peak_bytes = 0;
+
+  [[nodiscard]] double prefill_rate() const;  ///< tokens/s, 0 where nothing was computed
+  [[nodiscard]] double decode_rate() const;
+};
+
+/// Fills in what the machine has to say: peak memory first, then the bandwidth, whose buffer would count.
+void measure_machine(RunStatistics& statistics, RunningModel& running);
+
+/// Lines ending in a newline.
+[[nodiscard]] std::string statistics_text(const RunStatistics& statistics);
+[[nodiscard]] nlohmann::ordered_json statistics_json(const RunStatistics& statistics);
+
+/// Time by kind of work and phase as a table; phases without a pass are left out.
+[[nodiscard]] std::string profile_text(const Profiler& profiler);
+[[nodiscard]] nlohmann::ordered_json profile_json(const Profiler& profiler);
+
+/// "1.23 GB", "45.6 MB", "789 kB" (powers of ten).
+[[nodiscard]] std::string bytes_text(double bytes);
+
+}  // namespace quern::tools
