@@ -111,9 +111,10 @@ TEST_P(EngineOnModels, EightRequestsAtDifferentTimesGetWhatTheyGetAlone) {
   };
   for (const Setting& setting : settings) {
     SCOPED_TRACE(&setting - settings);
-    auto decoder = Decoder::create(harness.backend, harness.weights, setting.threads == 1 ? one : two,
-                                   {.batch_tokens = setting.batch_tokens, .context_tokens = kContext, .sequences = 8})
-                       .value();
+    auto decoder =
+        Decoder::create(harness.backend, harness.weights, setting.threads == 2 && GetParam() == kLlama ? two : one,
+                        {.batch_tokens = setting.batch_tokens, .context_tokens = kContext, .sequences = 8})
+            .value();
     const std::int64_t room = decoder->cache().free_tokens();
     {
       auto engine = Engine::create(*decoder, nullptr, setting.options).value();
@@ -285,6 +286,32 @@ TEST_F(EngineTest, FullContextStopsOrShifts) {
             collected.tokens[continued]);
 }
 
+TEST_F(EngineTest, ShiftsDoNotDependOnNeighboursAndPreemptions) {
+  std::vector<Request> requests;
+  for (std::uint32_t i = 0; i < 3; ++i) {
+    requests.push_back(request(50 + i, 160, i));
+    requests.back().when_full = FullContext::shift;
+    requests.back().keep_tokens = 10 * i;
+  }
+  std::vector<std::vector<std::int32_t>> expected;
+  for (const Request& r : requests) {
+    Engine& engine = make({}, 100);
+    const RequestId id = engine.submit(r).value();
+    Collected collected;
+    collected.run(engine);
+    expected.push_back(collected.tokens[id]);
+    EXPECT_EQ(expected.back().size(), 160U);
+  }
+  Engine& engine = make({.cache_tokens = 3 * kPageTokens, .longest_turn = 20}, 100);
+  ASSERT_EQ(engine.context_tokens(), 100);
+  std::vector<RequestId> ids;
+  for (const Request& r : requests) ids.push_back(engine.submit(r).value());
+  Collected collected;
+  collected.run(engine);
+  EXPECT_GT(engine.totals().preemptions, 2);
+  for (std::size_t i = 0; i < ids.size(); ++i) EXPECT_EQ(collected.tokens[ids[i]], expected[i]) << i;
+}
+
 TEST_F(EngineTest, ACacheSmallerThanTheContextIsTheContext) {
   Engine& engine = make({.cache_tokens = kPageTokens});
   EXPECT_EQ(engine.context_tokens(), kPageTokens);
@@ -340,6 +367,67 @@ TEST_F(EngineTest, AnswersToOnePromptShareIt) {
     EXPECT_EQ(collected.last.at(ids[i]).timings.shared_tokens, i == 0 ? 0 : 2 * kPageTokens);
   }
   EXPECT_EQ(engine.totals().prefill_tokens, 130 + 3 * 2);
+}
+
+/// A decoder whose forward() fails when told to.
+class FailingDecoder final : public Decoder {
+ public:
+  explicit FailingDecoder(Decoder& decoder) : decoder_(decoder) {}
+  KvCache& cache() override { return decoder_.cache(); }
+  const Limits& limits() const override { return decoder_.limits(); }
+  const ModelWeights& weights() const override { return decoder_.weights(); }
+  std::span<const float> logits(std::int64_t i) const override { return decoder_.logits(i); }
+  Result<void> forward(std::span<const SequenceTokens> batch) override {
+    if (++calls % 5 == 0 && batch.size() > 1 && code == ErrorCode::no_memory) return no_memory("no page");
+    if (calls == 5 && code != ErrorCode::no_memory) return tl::make_unexpected(Error{code, "broken"});
+    return decoder_.forward(batch);
+  }
+  ErrorCode code = ErrorCode::no_memory;
+  int calls = 0;
+
+ private:
+  Decoder& decoder_;
+};
+
+TEST_F(EngineTest, ABatchThatDoesNotFitAfterAllIsMadeSmaller) {
+  make();
+  engine_.reset();
+  FailingDecoder failing(*decoder_);
+  auto engine = Engine::create(failing, &tokenizer_).value();
+  std::vector<Request> requests;
+  std::vector<RequestId> ids;
+  for (std::uint32_t i = 0; i < 4; ++i) {
+    requests.push_back(request(6 + i, 15, i));
+    ids.push_back(engine->submit(requests[i]).value());
+  }
+  Collected collected;
+  collected.run(*engine);
+  EXPECT_GT(engine->totals().preemptions, 0);
+  for (std::size_t i = 0; i < ids.size(); ++i) {
+    EXPECT_EQ(collected.tokens[ids[i]], alone(harness_, team_, requests[i])) << i;
+  }
+}
+
+TEST_F(EngineTest, OtherErrorsEndTheRequestsOfTheBatchAlone) {
+  make();
+  engine_.reset();
+  const std::int64_t room = decoder_->cache().free_tokens();
+  FailingDecoder failing(*decoder_);
+  failing.code = ErrorCode::unsupported;
+  auto engine = Engine::create(failing, &tokenizer_, {.sequences = 2}).value();
+  std::vector<RequestId> ids;
+  for (std::uint32_t i = 0; i < 3; ++i) ids.push_back(engine->submit(request(6, 15, i)).value());
+  Collected collected;
+  collected.run(*engine);
+  for (const std::size_t i : {0U, 1U}) {
+    const EngineEvent& last = collected.last.at(ids[i]);
+    EXPECT_EQ(last.finished, StopReason::failed);
+    ASSERT_TRUE(last.error);
+    EXPECT_EQ(last.error->message, "broken");
+    EXPECT_EQ(collected.tokens[ids[i]].size(), 4U);
+  }
+  EXPECT_EQ(collected.last.at(ids[2]).finished, StopReason::token_limit);
+  EXPECT_EQ(decoder_->cache().free_tokens(), room);
 }
 
 TEST_F(EngineTest, LogProbabilitiesAreOfTheRawLogits) {
