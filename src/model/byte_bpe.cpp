@@ -5,8 +5,10 @@
 namespace quern {
 
 Result<ByteBpe> ByteBpe::create(std::span<const std::string> tokens,
-                                std::span<const std::pair<std::string, std::string>> merges, bool whole_words) {
+                                std::span<const std::pair<std::string, std::string>> merges, bool whole_words,
+                                const std::array<std::int32_t, 256>& byte_tokens) {
   ByteBpe made;
+  made.byte_tokens_ = byte_tokens;
   made.tokens_ = static_cast<std::int32_t>(tokens.size());
   std::unordered_map<std::string, std::int32_t> ids;
   ids.reserve(tokens.size());
@@ -54,7 +56,8 @@ Result<void> ByteBpe::encode(std::string_view word, std::int32_t unknown, BpeWor
     }
     for (const char c : extra_[symbol - tokens_]) {
       const auto byte = static_cast<unsigned char>(c);
-      const std::int32_t id = bytes_[byte] < tokens_ ? bytes_[byte] : unknown;
+      const std::int32_t other = byte_tokens_[byte] >= 0 ? byte_tokens_[byte] : unknown;
+      const std::int32_t id = bytes_[byte] < tokens_ ? bytes_[byte] : other;
       if (id < 0) return bad_input(fmt::format("the byte 0x{:02X} has no token in the vocabulary", byte));
       tokens.push_back(id);
     }

@@ -24,8 +24,10 @@ class ByteBpe {
   /// `tokens` are the bytes of the tokens that words are made of (empty: not one of those); `merges`, in their order of
   /// preference, are pairs of byte strings. A merge may make bytes that are no token; if nothing merges them further they
   /// are written byte by byte. With `whole_words` a word that is a token becomes it, whatever the merges say.
+  /// `byte_tokens` (-1: none) stand for bytes that `tokens` lack.
   [[nodiscard]] static Result<ByteBpe> create(std::span<const std::string> tokens,
-                                              std::span<const std::pair<std::string, std::string>> merges, bool whole_words);
+                                              std::span<const std::pair<std::string, std::string>> merges, bool whole_words,
+                                              const std::array<std::int32_t, 256>& byte_tokens);
 
   /// Appends the tokens of one word. A byte without a token becomes `unknown`, or an error where that is negative.
   /// O(n log n).
@@ -33,8 +35,9 @@ class ByteBpe {
                                     std::vector<std::int32_t>& tokens) const;
 
  private:
-  std::array<std::int32_t, 256> bytes_{};  // symbol of each byte
-  std::vector<std::string> extra_;         // what is no token: symbols tokens_ and up
+  std::array<std::int32_t, 256> bytes_{};        // symbol of each byte
+  std::array<std::int32_t, 256> byte_tokens_{};  // token of each byte that is not mergeable, -1: none
+  std::vector<std::string> extra_;               // what is no token: symbols tokens_ and up
   std::int32_t tokens_ = 0;
   BpeMerges merges_;
   std::unordered_map<std::string, std::int32_t> words_;  // with whole_words

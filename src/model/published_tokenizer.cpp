@@ -74,7 +74,16 @@ Result<void> build_byte_level(VocabularyDescription& description, TokenizerData&
     left = std::move(*l);
     right = std::move(*r);
   }
-  auto made = ByteBpe::create(words, description.merges, description.ignore_merges);
+  // Bytes that no UTF-8 text has may be missing; where a user-defined token has the letter that spells such a byte it stands
+  // for it (DeepSeek LLM), so that any bytes encode. It decodes to the letter.
+  std::array<std::int32_t, 256> byte_tokens{};
+  byte_tokens.fill(-1);
+  for (std::size_t id = 0; id < description.texts.size(); ++id) {
+    if (description.kinds[id] != TokenKind::user_defined || description.texts[id].size() > 2) continue;
+    const auto byte = unspell_bytes(description.texts[id]);
+    if (byte && byte->size() == 1) byte_tokens[static_cast<unsigned char>((*byte)[0])] = static_cast<std::int32_t>(id);
+  }
+  auto made = ByteBpe::create(words, description.merges, description.ignore_merges, byte_tokens);
   if (!made) return tl::make_unexpected(made.error());
   data.published->byte_bpe = std::move(*made);
   return {};
