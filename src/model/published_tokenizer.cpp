@@ -222,11 +222,12 @@ std::vector<std::int32_t> find_ends_of_generation(const std::vector<std::string>
     calls = calls || texts[id] == "<|call|>";
     ends.push_back(static_cast<std::int32_t>(id));
   }
-  // GPT-OSS ends each message of a turn with <|end|>; only the others end the turn.
-  if (returns && calls) std::erase(ends, end_of_message);
-  for (const auto& id : {roles.eos, roles.eot, roles.eom}) {
+  for (const auto& id : {roles.eot, roles.eom}) {
     if (id) ends.push_back(*id);
   }
+  // GPT-OSS ends each message of a turn with <|end|>; only the others end the turn.
+  if (returns && calls) std::erase(ends, end_of_message);
+  if (roles.eos) ends.push_back(*roles.eos);
   std::sort(ends.begin(), ends.end());
   ends.erase(std::unique(ends.begin(), ends.end()), ends.end());
   return ends;
