@@ -1,7 +1,6 @@
 // quern sample: text from a trained model.
 #include <fmt/format.h>
 
-#include <atomic>
 #include <csignal>
 #include <memory>
 #include <nlohmann/json.hpp>
@@ -15,6 +14,7 @@
 #include "infer/sampler.hpp"
 #include "math/dispatch.hpp"
 #include "math/thread_team.hpp"
+#include "run_model.hpp"
 
 namespace quern::tools {
 
@@ -31,9 +31,6 @@ struct Arguments {
   std::string backend = "kernels";
   bool json = false;
 };
-
-std::atomic<bool> interrupted{false};
-extern "C" void on_interrupt(int) { interrupted.store(true, std::memory_order_relaxed); }
 
 /// Tokens as the JSON of a string may hold them: bytes that are no UTF-8 become U+FFFD.
 void print_json(const LoadedModel& model, const Arguments& arguments, const Generation& generation) {
@@ -65,7 +62,7 @@ Result<int> sample(const Arguments& arguments) {
   const auto prompt = encode_prompt((*model)->tokenizer(), arguments.prompt);
   if (!prompt) return tl::make_unexpected(prompt.error());
 
-  std::signal(SIGINT, on_interrupt);
+  catch_interrupts(true);
   Sampler sampler((*model)->weights().config.vocab, arguments.sampler);
   StreamingDecoder text((*model)->tokenizer());
   GenerateOptions options;
@@ -78,7 +75,7 @@ Result<int> sample(const Arguments& arguments) {
       fmt::print("{}", text.push(token));
       std::fflush(stdout);
     }
-    return !interrupted.load(std::memory_order_relaxed);
+    return !interrupted();
   });
   if (!generation) return tl::make_unexpected(generation.error());
   if (stream) {

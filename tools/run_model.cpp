@@ -31,7 +31,7 @@ Result<std::optional<ElementType>> kv_type_of(const std::string& word) {
 
 std::atomic<bool> interrupt_seen{false};
 std::atomic<bool> second_interrupt_ends{false};
-extern "C" void on_interrupt(int signal) {
+void on_interrupt(int signal) {
   if (interrupt_seen.exchange(true) && second_interrupt_ends) {
     ::signal(signal, SIG_DFL);
     ::raise(signal);
