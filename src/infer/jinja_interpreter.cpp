@@ -135,8 +135,7 @@ Interpreter::Flow Interpreter::run(const Statement& statement) {
     case StatementKind::with:
       return run_with(statement);
     case StatementKind::macro:
-      scope_->set(statement.text, Value::function(heap_.make<Function>(std::string_view(statement.text), nullptr, Value(),
-                                                                       &statement, scope_)));
+      scope_->set(statement.text, define_macro(statement, statement.text));
       break;
     case StatementKind::call_block:
       run_call_block(statement);
@@ -175,8 +174,8 @@ bool Interpreter::fetch(LoopState& loop, Value& out) {
   return false;
 }
 
-/// One turn of a loop; false at its end.
-bool Interpreter::run_iteration(const Statement& statement, LoopState& loop, Flow& flow) {
+/// One turn of a loop; false at its end. Turns share one scope, emptied between them, unless a macro keeps it.
+bool Interpreter::run_iteration(const Statement& statement, LoopState& loop, Scope*& scope, Flow& flow) {
   Value element;
   if (loop.has_ahead) {
     element = loop.ahead;
@@ -188,7 +187,13 @@ bool Interpreter::run_iteration(const Statement& statement, LoopState& loop, Flo
   loop.previous = loop.current;
   loop.current = element;
   ++loop.index0;
-  const Inside inside(*this, heap_.make<Scope>(heap_, loop.scope));
+  if (scope == nullptr || scope->is_captured) {
+    scope = heap_.make<Scope>(heap_, loop.scope);
+    scope->variables.reserve(4);
+  } else {
+    scope->variables.clear();
+  }
+  const Inside inside(*this, scope);
   scope_->set("loop", Value::loop(&loop));
   assign(statement.targets[0], element);
   flow = run(statement.body);
@@ -202,8 +207,9 @@ Interpreter::Flow Interpreter::run_loop(const Statement& statement) {
   loop->statement = statement.condition == nullptr ? nullptr : &statement;
   loop->scope = scope_;
   bool completed_one = false;
+  Scope* scope = nullptr;
   Flow flow = Flow::normal;
-  while (run_iteration(statement, *loop, flow)) {
+  while (run_iteration(statement, *loop, scope, flow)) {
     completed_one |= flow == Flow::normal;
     if (flow == Flow::stopped) break;
   }
@@ -223,6 +229,11 @@ Interpreter::Flow Interpreter::run_with(const Statement& statement) {
   }
   const Inside inside(*this, scope);
   return run(statement.body);
+}
+
+Value Interpreter::define_macro(const Statement& statement, std::string_view name) {
+  for (Scope* at = scope_; at != nullptr && !at->is_captured; at = at->parent) at->is_captured = true;
+  return Value::function(heap_.make<Function>(name, nullptr, Value(), &statement, scope_));
 }
 
 Value Interpreter::capture(const Block& body, Scope* scope) {
@@ -247,8 +258,7 @@ void Interpreter::run_filter_block(const Statement& statement) {
 }
 
 void Interpreter::run_call_block(const Statement& statement) {
-  const Value caller =
-      Value::function(heap_.make<Function>(std::string_view("caller"), nullptr, Value(), &statement, scope_));
+  const Value caller = define_macro(statement, "caller");
   write(text(evaluate_call(*statement.expression, &caller)));
 }
 

@@ -47,6 +47,7 @@ struct Scope {
   Heap* heap;  ///< counts the work of lookups
   Scope* parent;
   std::pmr::vector<std::pair<std::string_view, Value>> variables;
+  bool is_captured = false;  ///< a macro was defined in it or below: it lives on
   [[nodiscard]] const Value* find(std::string_view name) const;
   void set(std::string_view name, const Value& value);
 };
@@ -106,13 +107,14 @@ class Interpreter {
   Flow run(const Block& body);
   Flow run(const Statement& statement);
   Flow run_loop(const Statement& statement);
-  bool run_iteration(const Statement& statement, LoopState& loop, Flow& flow);
+  bool run_iteration(const Statement& statement, LoopState& loop, Scope*& scope, Flow& flow);
   Flow run_choice(const Statement& statement);
   Flow run_with(const Statement& statement);
   void run_set_block(const Statement& statement);
   void run_call_block(const Statement& statement);
   void run_filter_block(const Statement& statement);
   [[nodiscard]] Value capture(const Block& body, Scope* scope);
+  [[nodiscard]] Value define_macro(const Statement& statement, std::string_view name);
   void assign(const Target& target, const Value& value);
   [[nodiscard]] Value call_macro(const Function& function, const Call& call);
   void bind_parameters(const Function& function, const Call& call, Scope& scope);

@@ -95,6 +95,7 @@ void sort_by(Heap& heap, Values& items, const std::vector<std::vector<Value>>& k
 }
 
 Value folded(Interpreter& run, const Value& value, bool case_sensitive) {
+  if (value.is(Kind::string)) run.heap().work(value.as_string().size() / 4);
   return value.is(Kind::string) && !case_sensitive ? run.heap().make_string(lower(value.as_string())) : value;
 }
 

@@ -31,6 +31,7 @@ Value tuple_of(Interpreter& run, std::string_view first, std::string_view second
 template <std::string (*mapping)(std::string_view)>
 Value mapped(Interpreter& run, const Function& self, const Call& call) {
   const Bound bound(call, self.name, {});
+  run.heap().work(self.self.as_string().size() / 2);  // characters are mapped one by one
   return run.heap().make_string(mapping(text_of(run, self)));
 }
 

@@ -1,5 +1,6 @@
 #include "infer/jinja_value.hpp"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <functional>
@@ -287,6 +288,8 @@ bool equal(Heap& heap, const Value& left, const Value& right, int depth) {
     case Kind::none:
       return true;
     case Kind::string:
+      if (left.as_string().size() != right.as_string().size()) return false;
+      heap.work_bytes(left.as_string().size());
       return left.as_string() == right.as_string();
     case Kind::list:
     case Kind::tuple:
@@ -304,7 +307,10 @@ int compare(Heap& heap, const Value& left, const Value& right, std::string_view 
   if (depth > kValueDepth) throw Failure{"values are nested too deeply to be compared"};
   heap.work();
   if (left.is_number() && right.is_number()) return compare_numbers(left, right);
-  if (left.is(Kind::string) && right.is(Kind::string)) return left.as_string().compare(right.as_string());
+  if (left.is(Kind::string) && right.is(Kind::string)) {
+    heap.work_bytes(std::min(left.as_string().size(), right.as_string().size()));
+    return left.as_string().compare(right.as_string());
+  }
   if (left.kind() == right.kind() && (left.is(Kind::list) || left.is(Kind::tuple))) {
     const Values& a = left.as_sequence()->items;
     const Values& b = right.as_sequence()->items;
@@ -334,6 +340,7 @@ std::size_t hash_of(Heap& heap, const Value& value, int depth) {
       return std::hash<double>()(real);
     }
     case Kind::string:
+      heap.work_bytes(value.as_string().size());
       return std::hash<std::string_view>()(value.as_string());
     case Kind::tuple: {
       std::size_t hash = 0x345678;

@@ -25,7 +25,7 @@ struct Failure {
 /// a hundredth of each.
 struct Limits {
   std::int64_t steps = 50'000'000;                  ///< nodes evaluated, elements visited, 64-byte pieces copied
-  std::size_t memory_bytes = std::size_t{1} << 29;  ///< of all values made, dead ones too
+  std::size_t memory_bytes = std::size_t{1} << 28;  ///< of all values made, dead ones too
   std::size_t output_bytes = std::size_t{1} << 26;
   int depth = 1000;  ///< of nested evaluation on this machine's stack: expressions, blocks and macro calls together
 };
