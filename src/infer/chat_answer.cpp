@@ -84,6 +84,7 @@ AnswerParser::AnswerParser(AnswerStyle style, std::string_view prompt) : style_(
       rest = rest.substr(close + 2);
     }
     out_.clear();
+    is_new_section_ = true;
   }
 }
 
@@ -101,7 +102,8 @@ void AnswerParser::emit(AnswerKind kind, std::string_view text) {
     piece.resize(kept);
   }
   if (piece.empty()) return;
-  out_.push_back({kind, std::move(piece), kind == AnswerKind::tool ? recipient_ : std::string()});
+  out_.push_back({kind, std::move(piece), kind == AnswerKind::tool ? recipient_ : std::string(),
+                  std::exchange(is_new_section_, false)});
 }
 
 void AnswerParser::open_message() {
@@ -119,6 +121,7 @@ void AnswerParser::open_message() {
   header_.clear();
   spaces_.clear();
   at_start_ = kind_ != AnswerKind::answer;
+  is_new_section_ = true;
 }
 
 void AnswerParser::push_channel_token(std::string_view name) {
@@ -197,6 +200,7 @@ void AnswerParser::scan_inside(bool is_end, bool& more) {
   emit(kind, std::string_view(waiting_).substr(0, found));
   spaces_.clear();
   at_start_ = true;
+  is_new_section_ = true;
   more = true;
   if (opened != nullptr) {
     waiting_.erase(0, found + opened->open.size());
@@ -227,7 +231,9 @@ std::vector<AnswerPiece> AnswerParser::push(std::string_view text, bool is_speci
       push_channel_text(text);
     }
   } else if (style_ == AnswerStyle::plain) {
-    if (!is_special && !text.empty()) out_.push_back({AnswerKind::answer, std::string(text), {}});
+    if (!is_special && !text.empty()) {
+      out_.push_back({AnswerKind::answer, std::string(text), {}, std::exchange(is_new_section_, false)});
+    }
   } else {
     const auto is_tag = [&](const Tags& tags) { return text == tags.open || text == tags.close; };
     if (!is_special || std::any_of(kTags.begin(), kTags.end(), is_tag)) waiting_ += text;
@@ -242,7 +248,7 @@ std::vector<AnswerPiece> AnswerParser::finish() {
   if (style_ == AnswerStyle::channels && place_ == Place::header && header_.find("<|channel|>") == std::string::npos) {
     std::string_view text = header_;
     if (text.starts_with("assistant")) text.remove_prefix(9);
-    if (!without_blank_start(text).empty()) out_.push_back({AnswerKind::answer, std::string(text), {}});
+    if (!without_blank_start(text).empty()) out_.push_back({AnswerKind::answer, std::string(text), {}, true});
     header_.clear();
   }
   return std::exchange(out_, {});

@@ -18,11 +18,12 @@ enum class AnswerKind { reasoning, answer, tool };
 struct AnswerPiece {
   AnswerKind kind = AnswerKind::answer;
   std::string text;
-  std::string recipient;  ///< of tool calls by channels: "functions.get_weather"
+  std::string recipient;        ///< of tool calls by channels: "functions.get_weather"
+  bool starts_section = false;  ///< the first piece of its reasoning, answer or tool call
 };
 
 /// Feeds on tokens, gives pieces as soon as their kind is certain: text that could be the start of a tag waits for the next
-/// token. Pieces are never empty; neighbouring ones may be of the same kind. White space around reasoning, and before the
+/// token. Pieces are never empty. White space around reasoning, and before the
 /// answer where there was reasoning, is dropped.
 class AnswerParser {
  public:
@@ -54,6 +55,7 @@ class AnswerParser {
   std::string recipient_;
   std::string spaces_;    ///< white space of reasoning that is dropped where it turns out to be the last
   bool at_start_ = true;  ///< of a piece whose leading white space is dropped
+  bool is_new_section_ = true;
   AnswerKind kind_ = AnswerKind::answer;
   std::vector<AnswerPiece> out_;
 };

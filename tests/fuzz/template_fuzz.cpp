@@ -1,5 +1,5 @@
-// Chat templates from strangers: the input is a template, a line of its own "----", and a context (both are arbitrary); without
-// that line the context is a small conversation. What renders is also told apart as an answer would be.
+// Chat templates from strangers: the input is a template, a line of its own "----", and a context (both are arbitrary);
+// without that line the context is a small conversation. What renders is also told apart as an answer would be.
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
