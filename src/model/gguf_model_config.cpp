@@ -323,7 +323,7 @@ Result<ModelConfig> model_config_from_gguf(const GgufFile& file) {
   c.attention_sinks = row->sinks;
   c.attention_soft_cap = keys.number_or("attn_logit_softcapping", row->attention_cap);
   c.final_soft_cap = keys.number_or("final_logit_softcapping", row->final_cap);
-  if (row->wide_scale_layers == c.layers) {
+  if (!keys.failed() && row->wide_scale_layers == c.layers) {
     c.attention_scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(c.width / c.heads)));
   }
   c.attention_scale = keys.number_or("attention.scale", c.attention_scale);
