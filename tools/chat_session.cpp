@@ -49,7 +49,7 @@ Result<T> with_name(Result<T> result, const std::string& name) {
 
 Result<ChatTemplate> open_template(const LoadedModel& model, const std::string& file) {
   if (!file.empty()) {
-    const auto text = read_whole_file(file, kMostTemplateBytes);
+    const auto text = read_named_file(file, kMostTemplateBytes);
     if (!text) return tl::make_unexpected(text.error());
     return with_name(ChatTemplate::parse(*text), file);
   }
@@ -118,7 +118,7 @@ Result<ChatTurn> ChatSession::say(const std::string& text, const std::function<v
   messages_.push_back(message_of("user", text));
   ChatMessage message = message_of("assistant", "");
   auto turn = answer(on_piece, message);
-  if (!turn || (message.content.empty() && turn->stop != StopReason::end_of_text)) {
+  if (!turn || (message.content.empty() && turn->stop == StopReason::interrupted)) {
     messages_.pop_back();
     return turn;
   }
@@ -201,7 +201,7 @@ Result<void> ChatSession::save(const std::string& path) const {
 }
 
 Result<void> ChatSession::load(const std::string& path) {
-  const auto text = read_whole_file(path, kMostConversationBytes);
+  const auto text = read_named_file(path, kMostConversationBytes);
   if (!text) return tl::make_unexpected(text.error());
   const Json json = Json::parse(*text, nullptr, false);
   if (!json.is_object() || !json.contains("messages") || !json["messages"].is_array()) {

@@ -44,7 +44,7 @@ class ChatSession {
   [[nodiscard]] bool has_template() const { return has_template_; }
 
   /// Says `text` to the model. `on_piece` sees the answer as it comes. Ends early when an interrupt comes; what came until
-  /// then stays in the conversation. On an error, and where no answer came, the conversation is as it was.
+  /// then stays in the conversation. On an error, and where the interrupt came before the answer, it is as it was.
   [[nodiscard]] Result<ChatTurn> say(const std::string& text, const std::function<void(const AnswerPiece&)>& on_piece);
 
   /// Forgets all but the system message.

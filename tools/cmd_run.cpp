@@ -174,7 +174,7 @@ Result<int> run(const Arguments& arguments) {
   statistics.prefill_seconds = timings.prefill_seconds;
   statistics.decode_tokens = timings.decode_tokens;
   statistics.decode_seconds = timings.decode_seconds;
-  if (arguments.json || !arguments.quiet) measure_machine(statistics, **running);
+  measure_machine(statistics, **running, !arguments.quiet);
   if (arguments.json) {
     print_json(model, arguments, *prompt, prompt_ids, *generation, statistics, arguments.profile ? &profiler : nullptr);
   } else {
@@ -227,7 +227,8 @@ void add_run(CLI::App& app, Command& command) {
       ->check(CLI::Range(std::int64_t{0}, std::int64_t{1000}))
       ->needs(json)
       ->capture_default_str();
-  run_command->add_flag("--quiet", arguments->quiet, "Print no statistics");
+  run_command->add_flag("--quiet", arguments->quiet,
+                        "Print no statistics; with --json: leave the memory's bandwidth unmeasured");
   run_command->add_flag("--profile", arguments->profile, "Print time by kind of work and phase");
   run_command->add_option("--trace", arguments->trace, "Write a trace for Perfetto or chrome://tracing to this file");
   run_command->callback([&command, arguments] { command.run = [arguments] { return run(*arguments); }; });

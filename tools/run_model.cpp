@@ -100,8 +100,14 @@ Result<std::vector<std::int32_t>> parse_token_list(const std::string& text) {
   }
 }
 
+Result<std::string> read_named_file(const std::string& path, std::size_t max_bytes) {
+  auto text = read_whole_file(path, max_bytes);
+  if (!text) text.error().code = ErrorCode::bad_input;
+  return text;
+}
+
 Result<std::string> read_text(const std::string& path) {
-  if (path != "-") return read_whole_file(path, kMostTextBytes);
+  if (path != "-") return read_named_file(path, kMostTextBytes);
   std::string text;
   char buffer[65536];
   for (std::size_t got = 0; (got = std::fread(buffer, 1, sizeof(buffer), stdin)) > 0;) {

@@ -47,6 +47,8 @@ struct RunningModel {
 /// The tokens of a comma-separated list such as "1,2,3"; error names the first that is no number.
 [[nodiscard]] Result<std::vector<std::int32_t>> parse_token_list(const std::string& text);
 
+/// A file that the user named. One that cannot be read is bad input here.
+[[nodiscard]] Result<std::string> read_named_file(const std::string& path, std::size_t max_bytes);
 /// The text of a file, of standard input where `path` is "-".
 [[nodiscard]] Result<std::string> read_text(const std::string& path);
 

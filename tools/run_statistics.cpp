@@ -27,11 +27,11 @@ constexpr WorkPhase kPhases[] = {WorkPhase::prefill, WorkPhase::decode};
 double RunStatistics::prefill_rate() const { return rate(prefill_tokens, prefill_seconds); }
 double RunStatistics::decode_rate() const { return rate(decode_tokens, decode_seconds); }
 
-void measure_machine(RunStatistics& statistics, RunningModel& running) {
+void measure_machine(RunStatistics& statistics, RunningModel& running, bool bandwidth) {
   statistics.load_seconds = running.load_seconds;
   statistics.weight_bytes_per_token = running.model->bytes_per_token();
   statistics.peak_bytes = peak_resident_bytes();
-  statistics.memory_bandwidth = memory_read_bandwidth(running.team);
+  if (bandwidth) statistics.memory_bandwidth = memory_read_bandwidth(running.team);
 }
 
 std::string bytes_text(double bytes) {

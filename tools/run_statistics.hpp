@@ -24,8 +24,9 @@ struct RunStatistics {
   [[nodiscard]] double decode_rate() const;
 };
 
-/// Fills in what the machine has to say: peak memory first, then the bandwidth, whose buffer would count.
-void measure_machine(RunStatistics& statistics, RunningModel& running);
+/// Fills in what the model and the machine have to say: peak memory first, then, where asked for, the bandwidth, whose
+/// buffer would count.
+void measure_machine(RunStatistics& statistics, RunningModel& running, bool bandwidth = true);
 
 /// Lines ending in a newline.
 [[nodiscard]] std::string statistics_text(const RunStatistics& statistics);

@@ -21,7 +21,7 @@ namespace {
 
 class CliChat : public WithTinyRun {
  protected:
-  /// `lines` as standard input.
+  /// `lines` as standard input. The model never says white space, which answers do not begin with.
   static ProgramResult chat(const std::string& lines, const std::string& options = "") {
     const std::string input = folder().write("input.txt", lines);
     return run_shell("cat " + input + " | env XDG_STATE_HOME=" + folder().file("state") + " " QUERN_BINARY " chat " +

@@ -28,7 +28,7 @@ class WithTinyRun : public testing::Test {
     ASSERT_EQ(data.code, 0) << data.err;
     const std::string yaml = folder_->write(
         "run.yaml", "run:\n  dir: " + folder_->file("run") + "\ndata:\n  corpus: " + folder_->file("cats.h5") +
-                        "\nmodel:\n  layers: 2\n  width: 32\n  heads: 2\n  context: 64\n  position: rope\n"
+                        "\nmodel:\n  layers: 2\n  width: 32\n  heads: 1\n  context: 64\n  position: rope\n"
                         "train:\n  steps: 20\n  batch: 4\n  eval_every: 20\n  log_every: 20\n"
                         "optimizer:\n  warmup_steps: 3\n  learning_rate: 0.01\nsystem:\n  threads: 2\n");
     const ProgramResult train = run_quern("train " + yaml);
