@@ -59,17 +59,9 @@ class Value;
 class Dict;
 class Heap;
 struct Function;
+struct Sequence;
 struct LoopState;
 using Values = std::pmr::vector<Value>;
-
-/// A list, tuple, view, range, iterator or cycler.
-struct Sequence {
-  explicit Sequence(std::pmr::memory_resource* memory) : items(memory) {}
-  Values items;
-  std::size_t next = 0;                        ///< iterators, cyclers: the first element not yet taken
-  std::string_view word;                       ///< views: dict_keys, dict_values, dict_items
-  std::int64_t start = 0, stop = 0, step = 1;  ///< ranges
-};
 
 /// Why a value is not there: the lookup that failed.
 struct Missing {
@@ -126,6 +118,15 @@ class Value {
     const Function* function_;
     LoopState* loop_;
   };
+};
+
+/// A list, tuple, view, range, iterator or cycler.
+struct Sequence {
+  explicit Sequence(std::pmr::memory_resource* memory) : items(memory) {}
+  Values items;
+  std::size_t next = 0;                        ///< iterators, cyclers: the first element not yet taken
+  std::string_view word;                       ///< views: dict_keys, dict_values, dict_items
+  std::int64_t start = 0, stop = 0, step = 1;  ///< ranges
 };
 
 /// A dict in insertion order, with an index once it is large.
