@@ -65,4 +65,13 @@ Result<void> ByteBpe::encode(std::string_view word, std::int32_t unknown, BpeWor
   return {};
 }
 
+std::vector<std::pair<std::string, std::string>> ByteBpe::merges(std::span<const std::string> tokens) const {
+  const auto bytes = [&](std::int32_t symbol) {
+    return symbol < tokens_ ? tokens[static_cast<std::size_t>(symbol)] : extra_[static_cast<std::size_t>(symbol - tokens_)];
+  };
+  std::vector<std::pair<std::string, std::string>> list;
+  for (const RankedMerge& merge : merges_.sorted()) list.emplace_back(bytes(merge.pair.left), bytes(merge.pair.right));
+  return list;
+}
+
 }  // namespace quern

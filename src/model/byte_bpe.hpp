@@ -34,6 +34,9 @@ class ByteBpe {
   [[nodiscard]] Result<void> encode(std::string_view word, std::int32_t unknown, BpeWork& work,
                                     std::vector<std::int32_t>& tokens) const;
 
+  /// The merges as create() takes them; `tokens` are those it took, or hold their bytes.
+  [[nodiscard]] std::vector<std::pair<std::string, std::string>> merges(std::span<const std::string> tokens) const;
+
  private:
   std::array<std::int32_t, 256> bytes_{};        // symbol of each byte
   std::array<std::int32_t, 256> byte_tokens_{};  // token of each byte that is not mergeable, -1: none

@@ -165,6 +165,12 @@ Result<CharacterBpe> CharacterBpe::from_merges(std::span<const std::string> text
   return made;
 }
 
+std::vector<TokenPair> CharacterBpe::merges() const {
+  std::vector<TokenPair> list;
+  for (const RankedMerge& merge : merges_.sorted()) list.push_back(merge.pair);
+  return list;
+}
+
 bool CharacterBpe::is_unknown(std::string_view stretch) const {
   const Utf8Step first = utf8_step(stretch, 0);
   return first.bytes == stretch.size() && symbol_of(first.code_point) < 0;

@@ -45,6 +45,9 @@ class CharacterBpe {
   [[nodiscard]] static Result<CharacterBpe> from_merges(
       std::span<const std::string> texts, std::span<const std::pair<std::string_view, std::string_view>> merges);
 
+  /// The merges in their order of preference; of tokens only where from_merges made this.
+  [[nodiscard]] std::vector<TokenPair> merges() const;
+
   /// Appends the tokens of `text`, in which spaces are already spelled as the vocabulary spells them. Bytes that are not
   /// UTF-8 are treated as characters without a token. O(n log n). Calls word(view, encode) for each stretch that can be
   /// encoded alone, so that the caller may remember those it met before; error bad_input names what has no token.

@@ -39,10 +39,6 @@ int byte_of(std::string_view text) {
   return value;
 }
 
-std::string replaced(std::string_view text, std::string_view from, std::string_view to) {
-  return normalize(text, {NormalizerStep{.from = std::string(from), .to = std::string(to)}}, false);
-}
-
 bool of_words(TokenKind kind) {
   return kind == TokenKind::normal || kind == TokenKind::user_defined || kind == TokenKind::unused;
 }
@@ -112,9 +108,9 @@ Result<void> build_sentencepiece(VocabularyDescription& description, TokenizerDa
     }
     if (of_words(kind) || kind == TokenKind::byte) {
       unused[id] = kind == TokenKind::unused;
-      words[id] = description.marks_spaces ? replaced(text, " ", kSpaceMark) : text;
+      words[id] = description.marks_spaces ? replace_all(text, " ", kSpaceMark) : text;
       if (kind != TokenKind::normal && normal.contains(words[id])) words[id].clear();
-      if (description.marks_spaces) data.tokens[id] = replaced(text, kSpaceMark, " ");
+      if (description.marks_spaces) data.tokens[id] = replace_all(text, kSpaceMark, " ");
     }
   }
   if (description.roles.unknown) published.fallback.unknown = *description.roles.unknown;
@@ -163,7 +159,7 @@ Result<void> check(const VocabularyDescription& description) {
   if (!description.scores.empty() && description.scores.size() != count) {
     return bad_input(fmt::format("expected a score for each of the {} tokens, found {}", count, description.scores.size()));
   }
-  if (std::any_of(description.scores.begin(), description.scores.end(), [](float s) { return std::isnan(s); })) {
+  if (std::any_of(description.scores.begin(), description.scores.end(), [](float s) { return !std::isfinite(s); })) {
     return bad_input("expected scores that are numbers, found one that is not");
   }
   const auto valid = [count](std::int32_t id) { return id >= 0 && static_cast<std::size_t>(id) < count; };
@@ -258,14 +254,8 @@ Result<std::shared_ptr<const TokenizerData>> build_published(VocabularyDescripti
     }
   }
   data->roles = description.roles;
-  published.scores = std::move(description.scores);
-  published.normalizer = std::move(description.normalizer);
-  published.word_spelling = std::move(description.word_spelling);
-  published.split_rules = std::move(description.split_rules);
-  published.ignore_merges = description.ignore_merges;
-  published.marks_spaces = description.marks_spaces;
-  published.strips_prefix = description.strips_prefix;
-  published.strips_after_special = description.strips_after_special;
+  description.merges = {};
+  published.source = std::move(description);
   published.ids.reserve(data->tokens.size());
   for (const bool special : {true, false}) {
     for (std::size_t id = 0; id < data->tokens.size(); ++id) {
@@ -276,6 +266,25 @@ Result<std::shared_ptr<const TokenizerData>> build_published(VocabularyDescripti
     }
   }
   return data;
+}
+
+VocabularyDescription describe_published(const TokenizerData& data) {
+  const PublishedVocabulary& published = *data.published;
+  VocabularyDescription description = published.source;
+  if (data.kind == TokenizerKind::byte_level_bpe) {
+    for (const auto& [left, right] : published.byte_bpe.merges(data.tokens)) {
+      description.merges.emplace_back(spell_bytes(left), spell_bytes(right));
+    }
+  } else if (description.scores.empty()) {
+    for (const TokenPair& pair : published.character_bpe.merges()) {
+      const auto text = [&](std::int32_t id) {
+        const std::string& spelled = description.texts[static_cast<std::size_t>(id)];
+        return description.marks_spaces ? replace_all(spelled, " ", kSpaceMark) : spelled;
+      };
+      description.merges.emplace_back(text(pair.left), text(pair.right));
+    }
+  }
+  return description;
 }
 
 namespace {
@@ -310,8 +319,9 @@ class Encoder {
   }
 
   Result<void> append_characters(std::string_view word) {
-    if (published_.ignore_merges) {
-      const auto found = published_.ids.find(published_.marks_spaces ? replaced(word, kSpaceMark, " ") : std::string(word));
+    if (published_.source.ignore_merges) {
+      const auto found =
+          published_.ids.find(published_.source.marks_spaces ? replace_all(word, kSpaceMark, " ") : std::string(word));
       if (found != published_.ids.end() && published_.kinds[static_cast<std::size_t>(found->second)] == TokenKind::normal) {
         tokens_.push_back(found->second);
         return {};
@@ -343,7 +353,7 @@ Result<void> encode_published(const TokenizerData& data, std::string_view text, 
   std::deque<std::string> spelled;  // the encoder remembers words by where they stand
   std::vector<SpecialMatcher::Part> parts, inner;
   matcher.split(text, parts);
-  const bool plain = published.normalizer.empty() && published.word_spelling.empty() && normalized.empty();
+  const bool plain = published.source.normalizer.empty() && published.source.word_spelling.empty() && normalized.empty();
   if (options.add_special && data.roles.add_bos && data.roles.bos) tokens.push_back(*data.roles.bos);
   for (const SpecialMatcher::Part& part : parts) {
     if (part.id >= 0) {
@@ -355,16 +365,19 @@ Result<void> encode_published(const TokenizerData& data, std::string_view text, 
       if (auto done = encoder.append(stretch); !done) return done;
       continue;
     }
-    const std::string normal = normalize(stretch, published.normalizer, part.begin == 0);
+    const auto normal = normalize(stretch, published.source.normalizer, part.begin == 0);
+    if (!normal) return tl::make_unexpected(normal.error());
     inner.clear();
-    normalized.split(normal, inner);
+    normalized.split(*normal, inner);
     for (const SpecialMatcher::Part& piece : inner) {
       if (piece.id >= 0) {
         tokens.push_back(piece.id);
         continue;
       }
-      spelled.push_back(normalize(std::string_view(normal).substr(piece.begin, piece.end - piece.begin),
-                                  published.word_spelling, part.begin == 0 && piece.begin == 0));
+      auto words = normalize(std::string_view(*normal).substr(piece.begin, piece.end - piece.begin),
+                             published.source.word_spelling, part.begin == 0 && piece.begin == 0);
+      if (!words) return tl::make_unexpected(words.error());
+      spelled.push_back(std::move(*words));
       if (auto done = encoder.append(spelled.back()); !done) return done;
     }
   }

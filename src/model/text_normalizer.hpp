@@ -6,6 +6,8 @@
 #include <string_view>
 #include <vector>
 
+#include "math/result.hpp"
+
 namespace quern {
 
 /// U+2581, with which SentencePiece spells a space.
@@ -24,7 +26,11 @@ struct NormalizerStep {
   friend bool operator==(const NormalizerStep&, const NormalizerStep&) = default;
 };
 
-/// Applies the steps in order; `first` says that the text stands at the start of the whole. Linear in the text's length.
-[[nodiscard]] std::string normalize(std::string_view text, const std::vector<NormalizerStep>& steps, bool first);
+/// The text with each `from` (not empty) replaced by `to`.
+[[nodiscard]] std::string replace_all(std::string_view text, std::string_view from, std::string_view to);
+
+/// Applies the steps in order; `first` says that the text stands at the start of the whole. Linear in the text's length: an
+/// error where a step would make it longer than 64 times what it was and 1 MiB.
+[[nodiscard]] Result<std::string> normalize(std::string_view text, const std::vector<NormalizerStep>& steps, bool first);
 
 }  // namespace quern

@@ -204,8 +204,8 @@ std::string Tokenizer::token_text(std::int32_t id) const {
     case TokenizerKind::byte_level_bpe:
       return spell_bytes(text);
     case TokenizerKind::sentencepiece:
-      if (!data_->published->marks_spaces) return text;
-      return normalize(text, {NormalizerStep{.from = " ", .to = std::string(kSpaceMark)}}, false);
+      if (!data_->published->source.marks_spaces) return text;
+      return replace_all(text, " ", kSpaceMark);
     case TokenizerKind::characters:
       break;
   }
@@ -261,10 +261,10 @@ bool internal::decode_token(const TokenizerData& data, std::int32_t id, DecodeOp
         kind != TokenKind::user_defined && !options.special && std::find(shown.begin(), shown.end(), id) == shown.end();
     if (!hidden) text += bytes;
     // A token that is left out at the start leaves the start where it was.
-    text_start = published.strips_after_special || (text_start && hidden);
+    text_start = published.source.strips_after_special || (text_start && hidden);
     return true;
   }
-  if (text_start && published.strips_prefix && bytes.starts_with(' ')) bytes.remove_prefix(1);
+  if (text_start && published.source.strips_prefix && bytes.starts_with(' ')) bytes.remove_prefix(1);
   text_start = false;
   text += bytes;
   return true;

@@ -204,7 +204,7 @@ class Reader {
       special.strip_right = phi3 && special.text != "<unk>" && special.text != "<s>" && special.text != "<|endoftext|>";
       if (kind == TokenKind::user_defined && description_.kind == TokenizerKind::sentencepiece) {
         // Some writers spell the spaces of such tokens as the vocabulary does; the text has plain ones.
-        special.text = normalize(special.text, {NormalizerStep{.from = std::string(kSpaceMark), .to = " "}}, false);
+        special.text = replace_all(special.text, kSpaceMark, " ");
       }
       description_.special.push_back(std::move(special));
     }

@@ -135,7 +135,9 @@ class Reader {
   Result<void> read_normalizers() {
     if (auto done = read_normalizer(member(json_, "normalizer"), 0); !done) return done;
     for (SpecialText& special : description_.normalized) {
-      special.text = normalize(special.text, description_.normalizer, true);
+      auto text = normalize(special.text, description_.normalizer, true);
+      if (!text) return tl::make_unexpected(text.error());
+      special.text = std::move(*text);
     }
     return {};
   }

@@ -43,22 +43,16 @@ struct VocabularyDescription {
 
 /// A published vocabulary, ready for use. The bytes of its tokens are TokenizerData::tokens.
 struct PublishedVocabulary {
+  VocabularyDescription source;  // without merges, which the two below have in another form
   std::vector<TokenKind> kinds;
-  std::vector<float> scores;
   std::vector<std::int32_t> ends;          // end of generation, ascending
   std::vector<std::int32_t> always_shown;  // control tokens that decoding never leaves out
   SpecialMatcher user_defined, all;        // in the text
   SpecialMatcher normalized_user_defined, normalized_all;
-  std::vector<NormalizerStep> normalizer, word_spelling;
-  std::vector<SplitRule> split_rules;
   Pretokenizer pretokenizer;
   ByteBpe byte_bpe;
   CharacterBpe character_bpe;
   CharacterFallback fallback;
-  bool ignore_merges = false;
-  bool marks_spaces = false;
-  bool strips_prefix = false;                              // decoding takes one space from the start
-  bool strips_after_special = false;                       // and from what follows a special token
   std::unordered_map<std::string_view, std::int32_t> ids;  // names of special tokens, bytes of others
 };
 
@@ -83,6 +77,13 @@ struct TokenizerData {
 
 /// Checks a description and makes a tokenizer's data of it. Errors do not name the file.
 [[nodiscard]] Result<std::shared_ptr<const TokenizerData>> build_published(VocabularyDescription description);
+
+/// A published vocabulary's description, merges included: build_published makes the same vocabulary of it.
+[[nodiscard]] VocabularyDescription describe_published(const TokenizerData& data);
+
+/// The same as JSON (an object; the keys are the description's), and back. Errors do not name the file.
+[[nodiscard]] std::string published_to_json(const TokenizerData& data);
+[[nodiscard]] Result<VocabularyDescription> published_from_json(std::string_view json);
 
 /// Appends the tokens of a text; `tokens` may have grown on an error.
 [[nodiscard]] Result<void> encode_published(const TokenizerData& data, std::string_view text, EncodeOptions options,

@@ -32,6 +32,7 @@ bool read_int32(const Json& value, std::int32_t& out) {
 }  // namespace
 
 std::string Tokenizer::to_json() const {
+  if (data_->published != nullptr) return internal::published_to_json(*data_);
   OrderedJson json;
   json["format"] = kFormat;
   json["version"] = kVersion;
@@ -62,6 +63,15 @@ Result<Tokenizer> Tokenizer::from_json(std::string_view text, std::string_view w
   }
   if (json.value("version", Json()) != kVersion) {
     return wrong(fmt::format("key `version`: expected {}, found {}", kVersion, json.value("version", Json()).dump()));
+  }
+  const Json& made_for = json.contains("kind") ? json.at("kind") : json;
+  if (made_for == tokenizer_kind_name(TokenizerKind::byte_level_bpe) ||
+      made_for == tokenizer_kind_name(TokenizerKind::sentencepiece)) {
+    auto description = internal::published_from_json(text);
+    if (!description) return wrong(description.error().message);
+    auto data = internal::build_published(std::move(*description));
+    if (!data) return wrong(data.error().message);
+    return Tokenizer(std::move(*data));
   }
   const auto member = [&json](const char* key) { return json.contains(key) ? json.at(key) : Json(); };
   const Json special = member("special_tokens");
@@ -105,7 +115,7 @@ Result<Tokenizer> Tokenizer::from_json(std::string_view text, std::string_view w
     for (std::size_t i = 0; i < numbers.size(); i += 2) pairs.push_back({numbers[i], numbers[i + 1]});
     made = bpe(pairs, has_end);
   } else {
-    return wrong("key `kind`: expected bytes, characters or bpe");
+    return wrong("key `kind`: expected bytes, characters, bpe, byte_level_bpe or sentencepiece");
   }
   if (!made) return wrong(made.error().message);
   if (member("vocab_size") != made->vocab_size()) {
@@ -118,6 +128,7 @@ Result<Tokenizer> Tokenizer::from_json(std::string_view text, std::string_view w
 }
 
 std::string Tokenizer::to_huggingface_json() const {
+  if (data_->published != nullptr) return to_json();
   const bool ascii = kind() != TokenizerKind::characters || data_->code_points.back() < 128;
   OrderedJson vocab = OrderedJson::object();
   // ordered_json looks keys up one by one when they are set by name; the list is built directly instead.

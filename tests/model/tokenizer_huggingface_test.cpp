@@ -129,6 +129,19 @@ TEST(HuggingFace, NormalizedAddedTokensAreSoughtInTheNormalizedText) {
   EXPECT_EQ(*tokenizer->encode("e\u0301"), (Ids{7, 8})) << "composed first";
 }
 
+TEST(HuggingFace, ANormalizerCannotTakeAllMemory) {
+  Json json = small();
+  Json steps = Json::array();
+  for (int i = 0; i < 40; ++i) {
+    steps.push_back({{"type", "Replace"}, {"pattern", {{"String", "a"}}}, {"content", std::string(100, 'a')}});
+  }
+  json["normalizer"] = {{"type", "Sequence"}, {"normalizers", steps}};
+  const auto tokenizer = read(json);
+  ASSERT_TRUE(tokenizer) << tokenizer.error().message;
+  EXPECT_TRUE(tokenizer->encode("b"));
+  EXPECT_NE(tokenizer->encode("a").error().message.find("normalizer"), std::string::npos);
+}
+
 TEST(HuggingFace, OwnExportsReadBackTheSame) {
   const std::string text = "the end of the thing; \u00E9t\u00E9 \xFF\n\n 12 the then";
   const Tokenizer bpe = *Tokenizer::bpe(std::vector<TokenPair>{{'t', 'h'}, {256, 'e'}, {' ', 257}}, true);

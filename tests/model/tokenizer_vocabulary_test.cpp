@@ -2,7 +2,7 @@
 #include <gtest/gtest.h>
 
 #include <cstring>
-#include <numeric>
+#include <nlohmann/json.hpp>
 #include <random>
 
 #include "model/byte_alphabet.hpp"
@@ -307,6 +307,39 @@ TEST(Vocabulary, HostileTextsTakeLinearTime) {
       EXPECT_EQ(tokenizer->decode(*ids), text);
     }
   }
+}
+
+// What a corpus or a checkpoint keeps of a published vocabulary.
+TEST(Vocabulary, OwnJsonRoundTrips) {
+  auto odd = sentencepiece_entries();
+  odd.push_back({"\xFF\xC3", kNormal, 0});
+  auto gemma = vocabulary("gemma4", sentencepiece_entries());
+  gemma.texts("tokenizer.ggml.merges", {"h e", "l l", "he ll", "\u2581 he"});
+  const std::string text = "hello <|im_end|> ab<think>abc  \xFF<s>\n\u00E9 he";
+  for (const auto& tokenizer : {read(vocabulary("llama", odd)), read(byte_level("llama-bpe")), read(gemma)}) {
+    ASSERT_TRUE(tokenizer) << tokenizer.error().message;
+    const auto back = Tokenizer::from_json(tokenizer->to_json(), "x.h5");
+    ASSERT_TRUE(back) << back.error().message;
+    EXPECT_TRUE(*back == *tokenizer);
+    EXPECT_EQ(back->to_json(), tokenizer->to_json());
+    EXPECT_EQ(back->special_tokens().eos, tokenizer->special_tokens().eos);
+    for (const bool special : {false, true}) {
+      const auto ids = tokenizer->encode(text, {.parse_special = special, .add_special = special});
+      ASSERT_TRUE(ids) << ids.error().message;
+      EXPECT_EQ(*back->encode(text, {.parse_special = special, .add_special = special}), *ids);
+      EXPECT_EQ(back->decode(*ids, {.special = special}), tokenizer->decode(*ids, {.special = special}));
+    }
+    auto json = nlohmann::json::parse(tokenizer->to_json());
+    for (const auto& [key, value] : json.items()) {
+      if (key == "vocab_size") continue;
+      auto without = json;
+      without.erase(key);
+      EXPECT_FALSE(Tokenizer::from_json(without.dump(), "x.h5")) << key;
+      without[key] = -1;
+      EXPECT_FALSE(Tokenizer::from_json(without.dump(), "x.h5")) << key;
+    }
+  }
+  EXPECT_FALSE(*read(byte_level("qwen2")) == *read(byte_level("gpt-2")));
 }
 
 }  // namespace
