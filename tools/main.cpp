@@ -59,7 +59,7 @@ std::string usage_sentence(const CLI::App& app, const CLI::ParseError& error) {
 }
 
 int run(int argc, char** argv) {
-  CLI::App app("Quern trains small transformers on CPU cores.", "quern");
+  CLI::App app("Quern trains small transformers and runs GGUF models on CPU cores.", "quern");
   app.require_subcommand(1);
   app.set_version_flag("--version", version_text, "Print the version, the instruction set in use and the compiler");
   app.footer("Each subcommand has --help with an example: quern data prepare --help");
