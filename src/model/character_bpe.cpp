@@ -26,13 +26,16 @@ std::int32_t last_character(std::string_view text) {
   return utf8_step(text, utf8_boundary_before(text, text.size() - 1)).code_point;
 }
 
-using Ids = std::unordered_map<std::string_view, std::int32_t>;
+// Gives an index the texts of its ids.
+auto texts_in(std::span<const std::string> texts) {
+  return [texts](std::int32_t id) -> std::string_view { return texts[static_cast<std::size_t>(id)]; };
+}
 
-Ids index_texts(std::span<const std::string> texts) {
-  Ids ids;
+TextIndex index_texts(std::span<const std::string> texts) {
+  TextIndex ids;
   ids.reserve(texts.size());
   for (std::size_t id = 0; id < texts.size(); ++id) {
-    if (!texts[id].empty()) ids.emplace(texts[id], static_cast<std::int32_t>(id));
+    if (!texts[id].empty()) ids.add(texts[id], static_cast<std::int32_t>(id), texts_in(texts));
   }
   return ids;
 }
@@ -78,7 +81,7 @@ void CharacterBpe::build_joins() {
   join_list_ = {};
 }
 
-void CharacterBpe::learn_characters(std::span<const std::string> texts, const Ids& ids) {
+void CharacterBpe::learn_characters(std::span<const std::string> texts, const TextIndex& ids) {
   symbols_ = static_cast<std::int32_t>(texts.size());
   ascii_.fill(-1);
   for (const std::string& text : texts) {
@@ -86,9 +89,9 @@ void CharacterBpe::learn_characters(std::span<const std::string> texts, const Id
     for (std::size_t at = 0; at < text.size();) {
       const Utf8Step found = utf8_step(text, at);
       if (found.code_point >= 0 && symbol_of(found.code_point) < 0) {
-        const auto id = ids.find(std::string_view(text).substr(at, found.bytes));
-        const std::int32_t symbol = id != ids.end() ? id->second : symbols_ + static_cast<std::int32_t>(extra_.size());
-        if (id == ids.end()) extra_.push_back(text.substr(at, found.bytes));
+        const std::int32_t id = ids.find(std::string_view(text).substr(at, found.bytes), texts_in(texts));
+        const std::int32_t symbol = id >= 0 ? id : symbols_ + static_cast<std::int32_t>(extra_.size());
+        if (id < 0) extra_.push_back(text.substr(at, found.bytes));
         if (found.code_point < 128) {
           ascii_[found.code_point] = symbol;
         } else {
@@ -103,7 +106,7 @@ void CharacterBpe::learn_characters(std::span<const std::string> texts, const Id
 Result<CharacterBpe> CharacterBpe::from_scores(std::span<const std::string> texts, std::span<const float> scores,
                                                const std::vector<bool>& unused) {
   CharacterBpe made;
-  const Ids ids = index_texts(texts);
+  const TextIndex ids = index_texts(texts);
   made.learn_characters(texts, ids);
   // Equal scores share a rank, so that among them the leftmost place decides.
   std::vector<std::int32_t> order(texts.size());
@@ -112,8 +115,8 @@ Result<CharacterBpe> CharacterBpe::from_scores(std::span<const std::string> text
   std::vector<RankedMerge> merges;
   std::int32_t rank = 0;
   const auto symbol = [&](std::string_view part) {
-    const auto found = ids.find(part);
-    if (found != ids.end()) return found->second;
+    const std::int32_t found = ids.find(part, texts_in(texts));
+    if (found >= 0) return found;
     const Utf8Step first = utf8_step(part, 0);
     return first.bytes == part.size() ? made.symbol_of(first.code_point) : -1;
   };
@@ -121,7 +124,8 @@ Result<CharacterBpe> CharacterBpe::from_scores(std::span<const std::string> text
     const std::int32_t id = order[i];
     if (i > 0 && scores[order[i - 1]] != scores[id]) ++rank;
     const std::string_view text = texts[id];
-    if (text.empty() || text.size() > kMaxMergedBytes || ids.at(text) != id || find_invalid_utf8(text) != text.npos)
+    if (text.empty() || text.size() > kMaxMergedBytes || ids.find(text, texts_in(texts)) != id ||
+        find_invalid_utf8(text) != text.npos)
       continue;
     for (std::size_t at = utf8_step(text, 0).bytes; at < text.size(); at += utf8_step(text, at).bytes) {
       const std::int32_t left = symbol(text.substr(0, at));
@@ -142,7 +146,7 @@ Result<CharacterBpe> CharacterBpe::from_scores(std::span<const std::string> text
 Result<CharacterBpe> CharacterBpe::from_merges(std::span<const std::string> texts,
                                                std::span<const std::pair<std::string_view, std::string_view>> list) {
   CharacterBpe made;
-  const Ids ids = index_texts(texts);
+  const TextIndex ids = index_texts(texts);
   made.learn_characters(texts, ids);
   std::vector<RankedMerge> merges;
   merges.reserve(list.size());
@@ -150,12 +154,13 @@ Result<CharacterBpe> CharacterBpe::from_merges(std::span<const std::string> text
   for (std::size_t rank = 0; rank < list.size(); ++rank) {
     const auto [left, right] = list[rank];
     whole.assign(left).append(right);
-    const auto l = ids.find(left), r = ids.find(right), both = ids.find(whole);
-    if (l == ids.end() || r == ids.end() || both == ids.end()) {
+    const auto text_of = texts_in(texts);
+    const std::int32_t l = ids.find(left, text_of), r = ids.find(right, text_of), both = ids.find(whole, text_of);
+    if (l < 0 || r < 0 || both < 0) {
       return bad_input(fmt::format("merge {} (\"{}\" \"{}\"): expected tokens, found text that is none", rank,
                                    left.substr(0, 100), right.substr(0, 100)));
     }
-    merges.push_back({{l->second, r->second}, static_cast<std::int32_t>(rank), both->second});
+    merges.push_back({{l, r}, static_cast<std::int32_t>(rank), both});
     made.add_join(left, right);
   }
   auto table = BpeMerges::create(merges, made.symbols_);

@@ -13,6 +13,7 @@
 
 #include "math/result.hpp"
 #include "model/bpe.hpp"
+#include "model/text_index.hpp"
 
 namespace quern {
 
@@ -94,7 +95,7 @@ class CharacterBpe {
                                             std::vector<std::int32_t>& tokens) const;
   [[nodiscard]] static Result<void> append_unknown(std::string_view character, const CharacterFallback& fallback,
                                                    bool& unknown_before, std::vector<std::int32_t>& tokens);
-  void learn_characters(std::span<const std::string> texts, const std::unordered_map<std::string_view, std::int32_t>& ids);
+  void learn_characters(std::span<const std::string> texts, const TextIndex& ids);
   void add_join(std::string_view left, std::string_view right);
   void build_joins();
 

@@ -46,20 +46,21 @@ bool of_words(TokenKind kind) {
 Result<void> build_byte_level(VocabularyDescription& description, TokenizerData& data) {
   // Words are made of normal tokens, and of user-defined ones whose bytes no normal token has.
   std::vector<std::string> words(description.texts.size());
+  const auto& kinds = description.kinds;
+  const bool mixed = std::find(kinds.begin(), kinds.end(), TokenKind::user_defined) != kinds.end();
   std::unordered_set<std::string_view> known;
   for (const TokenKind kind : {TokenKind::normal, TokenKind::user_defined}) {
     for (std::size_t id = 0; id < description.texts.size(); ++id) {
       if (description.kinds[id] != kind) continue;
       if (kind == TokenKind::normal) {
-        if (auto bytes = unspell_bytes(description.texts[id]))
-          data.tokens[id] = std::move(*bytes);
-        else
-          continue;
+        auto bytes = unspell_bytes(description.texts[id]);
+        if (!bytes) continue;
+        data.tokens[id] = std::move(*bytes);
       } else if (known.contains(data.tokens[id])) {
         continue;
       }
       words[id] = data.tokens[id];
-      known.insert(words[id]);
+      if (mixed) known.insert(words[id]);
     }
   }
   for (auto& [left, right] : description.merges) {
@@ -257,15 +258,21 @@ Result<std::shared_ptr<const TokenizerData>> build_published(VocabularyDescripti
   description.merges = {};
   published.source = std::move(description);
   published.ids.reserve(data->tokens.size());
+  const auto text_of = [&](std::int32_t id) -> std::string_view { return data->tokens[static_cast<std::size_t>(id)]; };
   for (const bool special : {true, false}) {
     for (std::size_t id = 0; id < data->tokens.size(); ++id) {
       const bool is_special = published.kinds[id] != TokenKind::normal && published.kinds[id] != TokenKind::byte;
       if (is_special == special && !data->tokens[id].empty()) {
-        published.ids.emplace(data->tokens[id], static_cast<std::int32_t>(id));
+        published.ids.add(data->tokens[id], static_cast<std::int32_t>(id), text_of);
       }
     }
   }
   return data;
+}
+
+std::int32_t find_published(const TokenizerData& data, std::string_view text) {
+  return data.published->ids.find(
+      text, [&](std::int32_t id) -> std::string_view { return data.tokens[static_cast<std::size_t>(id)]; });
 }
 
 VocabularyDescription describe_published(const TokenizerData& data) {
@@ -313,17 +320,18 @@ class Encoder {
  private:
   Result<void> append_bytes(std::string_view word) {
     Result<void> done;
-    cache_.append(word, tokens_,
-                  [&] { done = published_.byte_bpe.encode(word, data_.roles.unknown.value_or(-1), work_, tokens_); });
+    cache_.append(word, tokens_, [&] {
+      done = published_.byte_bpe.encode(word, data_.tokens, data_.roles.unknown.value_or(-1), work_, tokens_);
+    });
     return done;
   }
 
   Result<void> append_characters(std::string_view word) {
     if (published_.source.ignore_merges) {
-      const auto found =
-          published_.ids.find(published_.source.marks_spaces ? replace_all(word, kSpaceMark, " ") : std::string(word));
-      if (found != published_.ids.end() && published_.kinds[static_cast<std::size_t>(found->second)] == TokenKind::normal) {
-        tokens_.push_back(found->second);
+      const std::int32_t found =
+          find_published(data_, published_.source.marks_spaces ? replace_all(word, kSpaceMark, " ") : std::string(word));
+      if (found >= 0 && published_.kinds[static_cast<std::size_t>(found)] == TokenKind::normal) {
+        tokens_.push_back(found);
         return {};
       }
     }

@@ -183,9 +183,9 @@ bool Tokenizer::ends_generation(std::int32_t id) const {
 
 std::optional<std::int32_t> Tokenizer::find_token(std::string_view text) const {
   if (data_->published != nullptr) {
-    const auto found = data_->published->ids.find(text);
-    if (found == data_->published->ids.end()) return std::nullopt;
-    return found->second;
+    const std::int32_t found = internal::find_published(*data_, text);
+    if (found < 0) return std::nullopt;
+    return found;
   }
   if (data_->end_of_text >= 0 && text == kEndOfText) return data_->end_of_text;
   const auto found = std::find(data_->tokens.begin(), data_->tokens.end(), text);

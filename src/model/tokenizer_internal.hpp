@@ -5,7 +5,6 @@
 #include <cstdint>
 #include <memory>
 #include <string>
-#include <unordered_map>
 #include <utility>
 #include <vector>
 
@@ -14,6 +13,7 @@
 #include "model/character_bpe.hpp"
 #include "model/pretokenizer.hpp"
 #include "model/special_matcher.hpp"
+#include "model/text_index.hpp"
 #include "model/text_normalizer.hpp"
 #include "model/tokenizer.hpp"
 
@@ -53,7 +53,7 @@ struct PublishedVocabulary {
   ByteBpe byte_bpe;
   CharacterBpe character_bpe;
   CharacterFallback fallback;
-  std::unordered_map<std::string_view, std::int32_t> ids;  // names of special tokens, bytes of others
+  TextIndex ids;  // names of special tokens, bytes of others
 };
 
 struct TokenizerData {
@@ -74,6 +74,9 @@ struct TokenizerData {
   // byte_level_bpe, sentencepiece
   std::unique_ptr<PublishedVocabulary> published;
 };
+
+/// The token with this name (special ones) or these bytes, -1: none.
+[[nodiscard]] std::int32_t find_published(const TokenizerData& data, std::string_view text);
 
 /// Checks a description and makes a tokenizer's data of it. Errors do not name the file.
 [[nodiscard]] Result<std::shared_ptr<const TokenizerData>> build_published(VocabularyDescription description);
