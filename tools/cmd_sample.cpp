@@ -64,7 +64,7 @@ Result<int> sample(const Arguments& arguments) {
 
   catch_interrupts(true);
   Sampler sampler((*model)->weights().config.vocab, arguments.sampler);
-  StreamingDecoder text((*model)->tokenizer());
+  StreamingDecoder text((*model)->tokenizer(), {.text_start = false});
   GenerateOptions options;
   options.max_tokens = arguments.tokens;
   options.end_token = (*model)->tokenizer().end_of_text();

@@ -38,7 +38,11 @@ constexpr EngineOptions kAlone{.sequences = 1, .longest_turn = 0, .share_prefixe
 }  // namespace
 
 Result<std::vector<std::int32_t>> encode_prompt(const Tokenizer& tokenizer, std::string_view prompt) {
-  if (!prompt.empty()) return tokenizer.encode(prompt);
+  Result<std::vector<std::int32_t>> tokens;
+  if (!prompt.empty()) tokens = tokenizer.encode(prompt);
+  const SpecialTokens& special = tokenizer.special_tokens();
+  if (tokens && special.add_bos && special.bos) tokens->insert(tokens->begin(), *special.bos);
+  if (!tokens || !tokens->empty()) return tokens;
   if (tokenizer.end_of_text()) return std::vector<std::int32_t>{*tokenizer.end_of_text()};
   return tokenizer.encode("\n");
 }

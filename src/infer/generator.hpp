@@ -17,8 +17,9 @@
 
 namespace quern {
 
-/// A prompt as tokens. An empty one becomes the end-of-text token, which begins documents, or a newline where the tokenizer
-/// has none.
+/// A prompt as tokens, after the beginning-of-text token where the vocabulary puts one. Names of special tokens in it are
+/// plain text. One that is empty otherwise becomes the end-of-text token, which begins documents, or a newline where the
+/// tokenizer has none.
 [[nodiscard]] Result<std::vector<std::int32_t>> encode_prompt(const Tokenizer& tokenizer, std::string_view prompt);
 
 struct Generation {
