@@ -317,6 +317,7 @@ class TrainerImpl final : public Trainer {
 
   /// A sample of the live weights, through the same decoder that `quern sample` uses.
   Result<void> sample() {
+    if (run_.sample.tokens == 0) return {};
     if (!decoder_) {
       const std::int64_t context = run_.context();
       auto decoder = Decoder::create(setup_.backend, setup_.memory.weights(), team_,

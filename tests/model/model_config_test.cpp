@@ -57,6 +57,16 @@ TEST(ModelConfig, RefusesWhatCannotBe) {
       {"vocab must be 1 to", [](ModelConfig& c) { c.vocab = 0; }},
       {"vocab must be 1 to", [](ModelConfig& c) { c.vocab = std::int64_t{1} << 40; }},
       {"context", [](ModelConfig& c) { c.context = 0; }},
+      {"experts must be 0 to 4096", [](ModelConfig& c) { c.experts = -1; }},
+      {"experts_used must be 1 to 4, found 5", [](ModelConfig& c) { c.experts = 4, c.experts_used = 5; }},
+      {"experts need a gated mlp", [](ModelConfig& c) { c.experts = c.experts_used = 2, c.mlp = MlpKind::gelu; }},
+      {"rope_factor must be positive, found 0", [](ModelConfig& c) { c.rope_factor = 0.0F; }},
+      {"rope_magnitude", [=](ModelConfig& c) { c.rope_magnitude = infinity; }},
+      {"rope_base_windowed", [](ModelConfig& c) { c.rope_base_windowed = -1.0F; }},
+      {"attention_scale", [](ModelConfig& c) { c.attention_scale = -0.5F; }},
+      {"rope_original_context must be given", [](ModelConfig& c) { c.rope_scaling = RopeScaling::yarn; }},
+      {"rope_factors must hold", [](ModelConfig& c) { c.rope_scaling = RopeScaling::factors; }},
+      {"rope_factors_long must hold", [](ModelConfig& c) { c.rope_factors_long = {1.0F}; }},
       {"layers must be 1 to 1024, found 1025", [](ModelConfig& c) { c.layers = 1025; }},
       {"width", [](ModelConfig& c) { c.width = -1; }},
       {"width", [](ModelConfig& c) { c.width = INT64_MAX; }},
@@ -116,6 +126,50 @@ TEST(ModelConfig, JsonThereAndBack) {
   EXPECT_NE(text.find("1e-06"), std::string::npos) << text;
 }
 
+TEST(ModelConfig, WhatPublishedModelsAddGoesThereAndBackAndMayBeMissing) {
+  ModelConfig config = llama_row();
+  config.qkv_bias = config.post_norms = config.attention_sinks = config.router_bias = true;
+  config.attention_scale = 0.0883883461F;
+  config.rope_base_windowed = 10000.0F;
+  config.rope_scaling = RopeScaling::factors;
+  config.rope_original_context = 4096;
+  config.rope_factors.assign(static_cast<std::size_t>(config.rotated() / 2), 1.1F);
+  config.rope_factors_long.assign(static_cast<std::size_t>(config.rotated() / 2), 3.25F);
+  config.experts = 8;
+  config.experts_used = 2;
+  const std::string text = to_json(config);
+  const auto back = model_config_from_json(text);
+  ASSERT_TRUE(back) << back.error().message;
+  EXPECT_EQ(to_json(*back), text);
+  EXPECT_EQ(back->rope_factors, config.rope_factors);
+  EXPECT_EQ(back->experts_used, 2);
+
+  // What version 1 checkpoints hold: the fields up to window_period.
+  std::string old = to_json(llama_row());
+  old = old.substr(0, old.find(",\n  \"qkv_bias\"")) + "\n}";
+  const auto read = model_config_from_json(old);
+  ASSERT_TRUE(read) << read.error().message;
+  EXPECT_EQ(to_json(*read), to_json(llama_row()));
+}
+
+TEST(ModelConfig, WhatHasNoBackwardPassIsNotTrainable) {
+  EXPECT_TRUE(trainable(llama_row()));
+  const std::vector<std::pair<std::string, std::function<void(ModelConfig&)>>> cases = {
+      {"experts", [](ModelConfig& c) { c.experts = c.experts_used = 2; }},
+      {"swiglu_clamped", [](ModelConfig& c) { c.mlp = MlpKind::swiglu_clamped; }},
+      {"qkv_bias", [](ModelConfig& c) { c.qkv_bias = true; }},
+      {"post_norms", [](ModelConfig& c) { c.post_norms = true; }},
+      {"attention_sinks", [](ModelConfig& c) { c.attention_sinks = true; }}};
+  for (const auto& [word, change] : cases) {
+    ModelConfig config = llama_row();
+    change(config);
+    EXPECT_TRUE(validate(config)) << word;
+    const auto result = trainable(config);
+    ASSERT_FALSE(result) << word;
+    EXPECT_NE(result.error().message.find(word), std::string::npos) << result.error().message;
+  }
+}
+
 TEST(ModelConfig, JsonErrorsNameTheField) {
   const std::string good = to_json(llama_row());
   const auto with = [&](const std::string& from, const std::string& to) {
@@ -135,7 +189,8 @@ TEST(ModelConfig, JsonErrorsNameTheField) {
       {with("\"heads\": 4,", ""), "field heads is missing"},
       {with("\"heads\": 4", "\"heads\": 4, \"heads\": 8"), "field heads appears twice"},
       {with("\"heads\": 4", "\"heads\": 4, \"haeds\": 8"), "unknown field haeds"},
-      {with("\"swiglu\"", "\"swishglu\""), "mlp must be one of gelu, gelu_erf, relu2, swiglu, geglu, found \"swishglu\""},
+      {with("\"swiglu\"", "\"swishglu\""),
+       "mlp must be one of gelu, gelu_erf, relu2, swiglu, geglu, swiglu_clamped, found \"swishglu\""},
       {with("\"qk_norm\": true", "\"qk_norm\": 1"), "qk_norm must be true or false"},
       {with("\"kv_heads\": 2", "\"kv_heads\": 3"), "kv_heads must divide heads"},
       {with("\"norm_eps\": 1e-05", "\"norm_eps\": 1e999"), ""},
@@ -153,7 +208,10 @@ TEST(ModelConfig, WordsAreDistinct) {
   for (const auto kind : kPositionKinds) words.insert(to_word(kind));
   for (const auto kind : kMlpKinds) words.insert(to_word(kind));
   for (const auto pairing : kRopePairings) words.insert(to_word(pairing));
-  EXPECT_EQ(words.size(), 12U);
+  EXPECT_EQ(words.size(), 13U);
+  std::set<std::string_view> scalings;
+  for (const auto scaling : kRopeScalings) scalings.insert(to_word(scaling));
+  EXPECT_EQ(scalings.size(), kRopeScalings.size());
 }
 
 TEST(ModelConfig, ActivationAndAttentionShape) {
