@@ -1,6 +1,8 @@
 // Block kernels for AVX-512 without VNNI: dot products 256 bits at a time as in AVX2 (with more registers), floats 512.
 // False alarms inside GCC 12's intrinsics.
+#ifndef __clang__
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#endif
 #pragma GCC diagnostic ignored "-Wuninitialized"
 
 #include <immintrin.h>

@@ -1,7 +1,9 @@
 // Block kernels for AVX-512 with VNNI and VBMI.
 
 // False alarms inside GCC 12's intrinsics.
+#ifndef __clang__
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#endif
 #pragma GCC diagnostic ignored "-Wuninitialized"
 
 #include <immintrin.h>
