@@ -137,6 +137,8 @@ class Keys {
 
 constexpr std::int64_t kMaxLayers = 512;
 constexpr std::int64_t kMaxSize = std::int64_t{1} << 24;
+/// Many times any published one; bounds what a small hostile file can make the RoPE tables and buffers take.
+constexpr std::int64_t kMaxHeadDim = 8192;
 
 /// Layers, widths and heads.
 void read_shape(Keys& keys, ModelConfig& c) {
@@ -156,8 +158,8 @@ void read_shape(Keys& keys, ModelConfig& c) {
                           keys.full("embedding_length"), c.width, keys.full("attention.key_length")));
     return;
   }
-  c.head_dim = keys.integer_or("attention.key_length", c.width / c.heads, 1, 65536);
-  const std::int64_t value_length = keys.integer_or("attention.value_length", c.head_dim, 1, 65536);
+  c.head_dim = keys.integer_or("attention.key_length", c.width / c.heads, 1, kMaxHeadDim);
+  const std::int64_t value_length = keys.integer_or("attention.value_length", c.head_dim, 1, kMaxHeadDim);
   if (value_length != c.head_dim) {
     keys.fail(fmt::format("{} ({}) differs from the key length {}, which is not supported",
                           keys.full("attention.value_length"), value_length, c.head_dim));
@@ -235,7 +237,7 @@ void read_rope(const GgufFile& file, Keys& keys, const ArchitectureRow& row, Mod
   c.position = row.position;
   if (row.position != PositionKind::rope) return;
   c.rope_pairing = row.pairing;
-  c.rope_dims = keys.integer_or("rope.dimension_count", c.head_dim, 2, 65536);
+  c.rope_dims = keys.integer_or("rope.dimension_count", c.head_dim, 2, kMaxHeadDim);
   c.rope_base = keys.number_or("rope.freq_base", 10000.0F);
   if (c.window > 0) {
     const float base = keys.number_or("rope.freq_base_swa", row.base_windowed);

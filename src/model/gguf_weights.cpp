@@ -220,6 +220,9 @@ void bind_experts(Binder& bind, const ModelConfig& c, const std::string& block, 
   w.expert_out_bias = bind.vector_if(c.mlp_bias, block + "ffn_down_exps.bias", c.width, c.experts);
 }
 
+/// 4 GiB, two of which one model may hold: 8 million positions of 128 rotated elements.
+constexpr std::int64_t kMaxRopeTable = std::int64_t{1} << 30;
+
 std::size_t weight_bytes(const Weight& w) { return bytes_of(w.type, w.rows * w.cols).value_or(0); }
 std::size_t weight_bytes(const StackedWeight& w) {
   std::size_t bytes = 0;
@@ -270,6 +273,10 @@ Result<GgufWeights> bind_gguf_weights(const GgufFile& file, const ModelConfig& c
   for (const char* name : {"rope_freqs.weight", "rope_factors_short.weight", "rope_factors_long.weight"}) bind.known(name);
   bind.check_all_used();
   if (bind.failed()) return tl::make_unexpected(bind.error());
+  if (config.position == PositionKind::rope && rope_positions > kMaxRopeTable / config.rotated()) {
+    return no_memory(fmt::format("{}: a context of {} tokens needs a RoPE table of more than {} entries", file.name(),
+                                 rope_positions, kMaxRopeTable));
+  }
   weights.rope_table = make_rope_table(config, rope_positions);
   weights.rope_table_windowed = make_windowed_rope_table(config, rope_positions);
   out.bytes_per_token = bytes_read_per_token(weights);

@@ -145,6 +145,15 @@ void expect_named(const Parts& parts, const std::vector<std::string>& words) {
   for (const std::string& word : words) EXPECT_NE(sentence.find(word), std::string::npos) << word << " in: " << sentence;
 }
 
+TEST(GgufModelErrors, AContextBeyondMemoryIsRefused) {
+  const std::vector<std::byte> image = published_model_image(model_named("llama"));
+  const auto file = GgufFile::parse(image, "image");
+  const auto config = model_config_from_gguf(*file);
+  const auto bound = bind_gguf_weights(*file, *config, WeightPrecision::fast, std::int64_t{1} << 40);
+  ASSERT_FALSE(bound);
+  EXPECT_EQ(bound.error().code, ErrorCode::no_memory);
+}
+
 TEST(GgufModelErrors, UnknownArchitecturesAreNamed) {
   Parts parts;
   parts.architecture = "mamba";
