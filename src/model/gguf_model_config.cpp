@@ -329,6 +329,7 @@ Result<ModelConfig> model_config_from_gguf(const GgufFile& file) {
     c.attention_scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(c.width / c.heads)));
   }
   c.attention_scale = keys.number_or("attention.scale", c.attention_scale);
+  if (!keys.bool_or("attention.causal", true)) keys.refuse("attention.causal", "false");
   if (row->scaled_embedding) c.embedding_scale = static_cast<float>(std::sqrt(static_cast<double>(c.width)));
   if (keys.failed()) return tl::make_unexpected(keys.error());
 

@@ -195,6 +195,8 @@ TEST(GgufModelErrors, FeaturesThatAreNotThereAreNamed) {
   expect_named(parts, {"llama.rope.scaling.type", "magic", "not supported"});
   parts.extra = [](GgufBuilder& b) { b.f32("llama.rope.scaling.factor", -2.0F); };
   expect_named(parts, {"rope_factor", "-2"});
+  parts.extra = [](GgufBuilder& b) { b.boolean("llama.attention.causal", false); };
+  expect_named(parts, {"llama.attention.causal", "false", "not supported"});
   parts.extra = [](GgufBuilder& b) { b.text("general.type", "adapter"); };
   expect_named(parts, {"general.type", "adapter"});
 }
