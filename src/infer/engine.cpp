@@ -15,6 +15,8 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+
 double seconds_between(Clock::time_point begin, Clock::time_point end) {
   return std::chrono::duration<double>(end - begin).count();
 }
@@ -24,7 +26,7 @@ SamplerConfig sampler_config(const Request& request, std::int64_t vocab) {
   SamplerConfig config = request.sampler;
   if (!request.stop.ignore_end_tokens) return config;
   for (const std::int32_t token : request.stop.end_tokens) {
-    if (token >= 0 && token < vocab) config.logit_bias.push_back({token, -std::numeric_limits<float>::infinity()});
+    if (token >= 0 && token < vocab) config.logit_bias.push_back({token, -kInfinity});
   }
   return config;
 }
@@ -269,6 +271,11 @@ void Engine::draw(std::span<const ScheduledTokens> plan) {
 
 void Engine::draw_one(Live& live, std::span<const float> logits, bool is_decode) {
   const Clock::time_point start = Clock::now();
+  if (std::none_of(logits.begin(), logits.end(), [](float logit) { return logit > -kInfinity; })) {
+    return fail(live.id, {ErrorCode::bad_input, fmt::format("engine: none of the model's {} logits is a number: its weights "
+                                                            "are damaged, or they are not for this architecture",
+                                                            logits.size())});
+  }
   const std::int32_t token = live.sampler->sample(logits);
   EngineEvent event{.request = live.id};
   if (live.request.top_log_probabilities) {

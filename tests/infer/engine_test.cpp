@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <map>
 #include <random>
 #include <thread>
@@ -376,14 +377,17 @@ class FailingDecoder final : public Decoder {
   KvCache& cache() override { return decoder_.cache(); }
   const Limits& limits() const override { return decoder_.limits(); }
   const ModelWeights& weights() const override { return decoder_.weights(); }
-  std::span<const float> logits(std::int64_t i) const override { return decoder_.logits(i); }
+  std::span<const float> logits(std::int64_t i) const override {
+    static const std::vector<float> nans(4096, std::nanf(""));
+    return calls == nan_call ? std::span(nans).first(decoder_.logits(i).size()) : decoder_.logits(i);
+  }
   Result<void> forward(std::span<const SequenceTokens> batch) override {
     if (++calls % 5 == 0 && batch.size() > 1 && code == ErrorCode::no_memory) return no_memory("no page");
     if (calls == 5 && code != ErrorCode::no_memory) return tl::make_unexpected(Error{code, "broken"});
     return decoder_.forward(batch);
   }
   ErrorCode code = ErrorCode::no_memory;
-  int calls = 0;
+  int calls = 0, nan_call = 0;
 
  private:
   Decoder& decoder_;
@@ -428,6 +432,22 @@ TEST_F(EngineTest, OtherErrorsEndTheRequestsOfTheBatchAlone) {
   }
   EXPECT_EQ(collected.last.at(ids[2]).finished, StopReason::token_limit);
   EXPECT_EQ(decoder_->cache().free_tokens(), room);
+}
+
+TEST_F(EngineTest, LogitsThatAreNoNumbersEndTheRequest) {
+  make();
+  engine_.reset();
+  FailingDecoder failing(*decoder_);
+  failing.nan_call = 3;
+  auto engine = Engine::create(failing, &tokenizer_).value();
+  const RequestId id = engine->submit(request(6, 15)).value();
+  Collected collected;
+  collected.run(*engine);
+  const EngineEvent& last = collected.last.at(id);
+  EXPECT_EQ(last.finished, StopReason::failed);
+  ASSERT_TRUE(last.error);
+  EXPECT_NE(last.error->message.find("logits is a number"), std::string::npos) << last.error->message;
+  EXPECT_EQ(collected.tokens[id].size(), 2U);
 }
 
 TEST_F(EngineTest, LogProbabilitiesAreOfTheRawLogits) {
