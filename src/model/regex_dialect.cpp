@@ -16,7 +16,7 @@ Result<std::string> to_pcre2(std::string_view pattern) {
   // not once from each of its spaces.
   if (pattern == R"(\s+$)") return fmt::format(R"((?:\G|(?<![{0}]))[{0}]+$)", kSpaces);
   const auto nested = [pattern] {
-    return unsupported(fmt::format("the expression \"{}\" has a set inside a set, which is not supported", pattern));
+    return bad_input(fmt::format("the expression \"{}\" has a set inside a set, which is not supported", pattern));
   };
   std::string out;
   bool in_set = false;

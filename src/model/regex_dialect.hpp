@@ -10,7 +10,7 @@ namespace quern {
 
 /// The same expression for PCRE2 with UTF and Unicode properties. What differs: white space is Unicode's White_Space
 /// (PCRE2's \s also takes U+180E), \uXXXX and \u{...} are code points, and `\s+$` is written so that a run of spaces in the
-/// middle of a text costs time linear in its length. Error unsupported for sets inside sets (`[a[bc]]`, `&&`), which PCRE2
+/// middle of a text costs time linear in its length. Error bad_input for sets inside sets (`[a[bc]]`, `&&`), which PCRE2
 /// would read as something else.
 [[nodiscard]] Result<std::string> to_pcre2(std::string_view pattern);
 

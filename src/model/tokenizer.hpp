@@ -93,7 +93,7 @@ class Tokenizer {
   /// pre-tokenizer that `tokenizer.ggml.pre` names) or gemma4. Errors name the file and the key.
   [[nodiscard]] static Result<Tokenizer> from_gguf(const GgufFile& file);
   /// Hugging Face's tokenizer.json with a BPE model; `where` names the file in errors. What a file asks for and this library
-  /// does not do is an `unsupported` error that names it. The text is not trusted.
+  /// does not do is a `bad_input` error that names it. The text is not trusted.
   [[nodiscard]] static Result<Tokenizer> from_huggingface_json(std::string_view json, std::string_view where);
 
   [[nodiscard]] TokenizerKind kind() const;

@@ -52,7 +52,7 @@ class Reader {
 
  private:
   static tl::unexpected<Error> lacks(std::string_view key, std::string_view type) {
-    return unsupported(fmt::format("key `{}`: the type \"{}\" is not supported", key, type));
+    return bad_input(fmt::format("key `{}`: the type \"{}\" is not supported", key, type));
   }
 
   // ---- Tokens
@@ -81,10 +81,10 @@ class Reader {
     model_ = &member(json_, "model");
     const std::string_view type = type_of(*model_);
     if (!model_->is_object() || (type != "BPE" && (!type.empty() || !member(*model_, "merges").is_array()))) {
-      return unsupported(fmt::format("key `model.type`: expected BPE, found \"{}\"", type));
+      return bad_input(fmt::format("key `model.type`: expected BPE, found \"{}\"", type));
     }
     for (const char* key : {"continuing_subword_prefix", "end_of_word_suffix"}) {
-      if (!blank(member(*model_, key))) return unsupported(fmt::format("key `model.{}` is not supported", key));
+      if (!blank(member(*model_, key))) return bad_input(fmt::format("key `model.{}` is not supported", key));
     }
     const Json& vocab = member(*model_, "vocab");
     if (!vocab.is_object() || vocab.empty()) return bad_input("key `model.vocab`: expected an object of tokens and ids");
@@ -158,7 +158,7 @@ class Reader {
       description_.strips_after_special = true;
     } else if (type == "Replace") {
       const Json& from = member(member(normalizer, "pattern"), "String");
-      if (!from.is_string()) return unsupported("key `normalizer`: Replace of expressions is not supported");
+      if (!from.is_string()) return bad_input("key `normalizer`: Replace of expressions is not supported");
       description_.normalizer.push_back(
           {.from = std::string(text_of(from)), .to = std::string(text_of(member(normalizer, "content")))});
     } else if (type == "NFC") {
@@ -200,7 +200,7 @@ class Reader {
     if (type == "ByteLevel") {
       byte_level_ = true;
       if (flag(pre, "add_prefix_space", true)) {
-        if (!first) return unsupported("key `pre_tokenizer`: add_prefix_space after another step is not supported");
+        if (!first) return bad_input("key `pre_tokenizer`: add_prefix_space after another step is not supported");
         description_.word_spelling.push_back(
             {.kind = NormalizerStep::Kind::prepend, .from = {}, .to = " ", .unless_present = true});
         description_.roles.add_space_prefix = true;
@@ -245,7 +245,7 @@ class Reader {
     if (byte_level_) {
       const auto plain = [](char c) { return static_cast<unsigned char>(c) < 0x80 && c != '\\' && c != '^' && c != '.'; };
       if (!std::all_of(rule.pattern.begin(), rule.pattern.end(), plain)) {
-        return unsupported("key `pre_tokenizer`: such a Split after ByteLevel is not supported");
+        return bad_input("key `pre_tokenizer`: such a Split after ByteLevel is not supported");
       }
       rule.over_bytes = true;
     }
@@ -260,7 +260,7 @@ class Reader {
   Result<void> read_metaspace(const Json& metaspace, bool first) {
     const Json& mark = member(metaspace, "replacement");
     if (!first || (mark.is_string() && text_of(mark) != kSpaceMark)) {
-      return unsupported("key `pre_tokenizer`: Metaspace after another step, or with another mark than U+2581");
+      return bad_input("key `pre_tokenizer`: Metaspace after another step, or with another mark than U+2581");
     }
     description_.marks_spaces = true;
     description_.word_spelling.push_back({.from = " ", .to = std::string(kSpaceMark)});
@@ -300,7 +300,7 @@ class Reader {
     } else if (type == "Replace") {
       if (text_of(member(member(decoder, "pattern"), "String")) != kSpaceMark ||
           text_of(member(decoder, "content")) != " ") {
-        return unsupported("key `decoder`: Replace of anything but U+2581 by a space is not supported");
+        return bad_input("key `decoder`: Replace of anything but U+2581 by a space is not supported");
       }
       description_.marks_spaces = true;
     } else if (type == "Strip") {
@@ -349,7 +349,7 @@ class Reader {
       const std::string_view name = text_of(member(member(entry, "SpecialToken"), "id"));
       const auto id = token_named(name);
       if (!id) return bad_input(fmt::format("key `post_processor.single`: \"{}\" is no special token", name));
-      if (after ? roles.add_eos : roles.add_bos) return unsupported("key `post_processor.single`: two tokens on one side");
+      if (after ? roles.add_eos : roles.add_bos) return bad_input("key `post_processor.single`: two tokens on one side");
       (after ? roles.eos : roles.bos) = id;
       (after ? roles.add_eos : roles.add_bos) = true;
     }
