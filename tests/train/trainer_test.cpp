@@ -11,7 +11,10 @@
 #include <fstream>
 #include <random>
 
+#include "infer/decoder.hpp"
+#include "infer/loaded_model.hpp"
 #include "support/malloc_counter.hpp"
+#include "support/model_harness.hpp"
 #include "support/reference_model.hpp"
 #include "train/batch_source.hpp"
 #include "train/prepare.hpp"
@@ -150,6 +153,52 @@ std::vector<double> reference_losses(const RunConfig& run) {
                          layout, gradients, state, parameters);
   }
   return losses;
+}
+
+// A trained checkpoint, loaded and decoded through the KV cache in chunks, gives the losses that the trainer computes with
+// the same weights, bit for bit.
+TEST_F(TrainerTest, TheRunnersLogProbabilitiesAreTheTrainers) {
+  const RunConfig run = config("runner");
+  const Trained trained = train(run);
+  const Corpus corpus = Corpus::open(run.data.corpus).value();
+  const BatchSource source = BatchSource::create(corpus, {.batch = 2, .context = run.model.context, .seed = 5}).value();
+  Batch batch;
+  ASSERT_TRUE(source.fill(3, batch));
+  const ReferenceBatch reference = reference_of(batch);
+
+  const Backend backend{supported_kernels().front(), false};
+  ThreadTeam team(2);
+  const auto model = LoadedModel::load(run.dir, backend, team, {.precision = Precision::f32});
+  ASSERT_TRUE(model) << model.error().message;
+  const ModelConfig& shape = (*model)->weights().config;
+  ModelHarness harness(shape, backend, ComputeType::f32, 2, std::ssize(batch.inputs));
+  harness.parameters = trained.weights;
+  harness.pack();
+  const HarnessBatch rows(reference);
+  harness.evaluate(rows.view());
+
+  auto decoder = Decoder::create(backend, (*model)->weights(), team,
+                                 {.batch_tokens = 7, .context_tokens = shape.context, .all_logits = true});
+  ASSERT_TRUE(decoder) << decoder.error().message;
+  for (const ReferenceSpan& span : reference.spans) {
+    const KvCache::SequenceId sequence = (*decoder)->cache().add_sequence().value();
+    for (std::int64_t at = 0; at < span.rows; at += 7) {
+      const std::int64_t count = std::min<std::int64_t>(7, span.rows - at);
+      const SequenceTokens chunk{
+          sequence,
+          std::span(batch.inputs).subspan(static_cast<std::size_t>(span.first_row + at), static_cast<std::size_t>(count))};
+      ASSERT_TRUE((*decoder)->forward(std::span(&chunk, 1)));
+      for (std::int64_t i = 0; i < count; ++i) {
+        const auto row = static_cast<std::size_t>(span.first_row + at + i);
+        const float one = 1.0F;
+        float loss = 0.0F;
+        backend.kernels->elementwise->f32.cross_entropy((*decoder)->logits(i).data(), shape.vocab, &batch.targets[row], &one,
+                                                        0.0F, &loss, nullptr, 0, 1, shape.vocab);
+        ASSERT_EQ(loss, harness.row_losses()[row]) << row;
+      }
+    }
+    (*decoder)->cache().remove_sequence(sequence);
+  }
 }
 
 // Floor 1's bar: ten steps of f32 training stay within 1e-4 of an independent double-precision trainer.
