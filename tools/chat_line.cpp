@@ -1,6 +1,7 @@
 #include "chat_line.hpp"
 
 #include <histedit.h>
+#include <poll.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -43,9 +44,14 @@ std::string history_file() {
 int read_character(EditLine* /*editor*/, wchar_t* out) {
   std::mbstate_t state{};
   while (true) {
+    // A signal that comes just before a wait does not end it: so none is long.
+    pollfd input{STDIN_FILENO, POLLIN, 0};
+    while (!interrupted() && ::poll(&input, 1, 100) <= 0) {
+    }
+    if (interrupted()) return -1;
     char byte = 0;
     const ssize_t got = ::read(STDIN_FILENO, &byte, 1);
-    if (got < 0 && errno == EINTR && !interrupted()) continue;  // a window that changed its size
+    if (got < 0 && errno == EINTR) continue;  // a window that changed its size
     if (got <= 0) return static_cast<int>(got);
     const std::size_t length = std::mbrtowc(out, &byte, 1, &state);
     if (length == static_cast<std::size_t>(-2)) continue;  // more bytes to come

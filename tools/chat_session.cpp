@@ -54,7 +54,7 @@ Result<ChatTemplate> open_template(const LoadedModel& model, const std::string& 
     return with_name(ChatTemplate::parse(*text), file);
   }
   if (model.chat_template().empty()) return ChatTemplate::parse(kPlainTemplate);
-  return with_name(ChatTemplate::parse(model.chat_template()), model.path() + ": chat template");
+  return with_name(ChatTemplate::parse(model.chat_template()), model.path());
 }
 
 std::string token_name(const Tokenizer& tokenizer, std::optional<std::int32_t> token) {
@@ -99,7 +99,8 @@ Result<std::string> ChatSession::render() const {
   request.bos_token = token_name(tokenizer, special.bos);
   request.eos_token = token_name(tokenizer, special.eos);
   request.variables_json = options_.variables_json;
-  return with_name(template_.render(request, local_time_now()), "chat template");
+  return with_name(template_.render(request, local_time_now()),
+                   options_.template_file.empty() ? running_.model->path() : options_.template_file);
 }
 
 Result<std::vector<std::int32_t>> ChatSession::encode(const std::string& prompt) const {
