@@ -110,7 +110,8 @@ Result<bool> run_command(const std::string& line, ChatSession& session, RunningM
     auto done = needs_file();
     if (done) done = name == "/save" ? session.save(argument) : session.load(argument);
     if (!done) return tl::make_unexpected(done.error());
-    fmt::print("({} messages {} {})\n", session.message_count(), name == "/save" ? "saved to" : "from", argument);
+    const auto count = session.message_count();
+    fmt::print("({} message{} {} {})\n", count, count == 1 ? "" : "s", name == "/save" ? "saved to" : "from", argument);
   } else if (name == "/stats") {
     RunStatistics statistics = session.statistics();
     measure_machine(statistics, running);
@@ -169,7 +170,7 @@ Result<int> chat(const Arguments& arguments) {
     if (!going_on) {
       // A person reads the sentence and tries again; a script ends.
       if (!reader.is_interactive()) return tl::make_unexpected(going_on.error());
-      fmt::print(stderr, "{}\n", going_on.error().message);
+      fmt::print(stderr, "{}\n", message_line(going_on.error()));
     } else if (!*going_on) {
       return kExitOk;
     }

@@ -24,7 +24,7 @@ using Json = nlohmann::ordered_json;
 struct Arguments {
   ModelOptions model;
   std::string file;
-  std::int64_t context = 512;
+  std::optional<std::int64_t> context;
   std::int64_t chunks = 0;
   std::string base;
   std::string save_base;
@@ -32,7 +32,8 @@ struct Arguments {
 };
 
 /// The chunks of a text, or of the base file where no text is given; an error where both are and differ.
-Result<ScoringChunks> chunks_of(const Arguments& arguments, const LoadedModel& model, const LogitsBase* base) {
+Result<ScoringChunks> chunks_of(const Arguments& arguments, std::int64_t context, const LoadedModel& model,
+                                const LogitsBase* base) {
   if (arguments.file.empty()) return base->chunks();
   const auto text = read_text(arguments.file);
   if (!text) return tl::make_unexpected(text.error());
@@ -40,8 +41,8 @@ Result<ScoringChunks> chunks_of(const Arguments& arguments, const LoadedModel& m
   const SpecialTokens& special = tokenizer.special_tokens();
   auto tokens = tokenizer.encode(*text, {.parse_special = false, .add_special = true});
   if (!tokens) return tl::make_unexpected(tokens.error());
-  auto chunks = ScoringChunks::cut(*tokens, arguments.context, arguments.chunks,
-                                   special.add_bos ? special.bos : std::nullopt, arguments.file);
+  auto chunks =
+      ScoringChunks::cut(*tokens, context, arguments.chunks, special.add_bos ? special.bos : std::nullopt, arguments.file);
   if (!chunks || base == nullptr) return chunks;
   const std::vector<std::int32_t>& theirs = base->chunks().tokens;
   if (chunks->context != base->chunks().context) {
@@ -120,7 +121,8 @@ Result<int> perplexity(const Arguments& arguments) {
     if (!opened) return tl::make_unexpected(opened.error());
     base = std::move(*opened);
   }
-  const std::int64_t context = arguments.file.empty() ? base->chunks().context : arguments.context;
+  const std::int64_t context =
+      base && (arguments.file.empty() || !arguments.context) ? base->chunks().context : arguments.context.value_or(512);
   auto running = load_model(arguments.model, context);
   if (!running) return tl::make_unexpected(running.error());
   const LoadedModel& model = *(*running)->model;
@@ -129,7 +131,7 @@ Result<int> perplexity(const Arguments& arguments) {
     return bad_input(
         fmt::format("{}: made with a vocabulary of {} tokens, {} has {}", base->path(), base->vocab(), model.path(), vocab));
   }
-  const auto chunks = chunks_of(arguments, model, base ? &*base : nullptr);
+  const auto chunks = chunks_of(arguments, context, model, base ? &*base : nullptr);
   if (!chunks) return tl::make_unexpected(chunks.error());
   auto decoder = (*running)->decoder(scoring_limits(*chunks, vocab));
   if (!decoder) return tl::make_unexpected(decoder.error());
@@ -186,9 +188,10 @@ void add_perplexity(CLI::App& app, Command& command) {
                                        "quern perplexity model-q4.gguf --kl base.h5"}));
   add_model_options(*perplexity_command, arguments->model);
   perplexity_command->add_option("--file", arguments->file, "The text; -: standard input");
-  perplexity_command->add_option("--context", arguments->context, "Tokens of a chunk; its second half is scored")
-      ->check(CLI::Range(std::int64_t{4}, std::int64_t{1} << 24))
-      ->capture_default_str();
+  perplexity_command
+      ->add_option("--context", arguments->context,
+                   "Tokens of a chunk; its second half is scored (default: 512, with --kl the base's)")
+      ->check(CLI::Range(std::int64_t{4}, std::int64_t{1} << 24));
   perplexity_command->add_option("--chunks", arguments->chunks, "Score the first N chunks only; 0: all")
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();

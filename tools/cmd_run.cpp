@@ -14,6 +14,7 @@
 #include "command.hpp"
 #include "infer/generator.hpp"
 #include "infer/profiler.hpp"
+#include "model/atomic_file.hpp"
 #include "run_model.hpp"
 #include "run_sampling.hpp"
 #include "run_statistics.hpp"
@@ -84,6 +85,11 @@ Result<Request> request_of(const Arguments& arguments, const LoadedModel& model,
                     "--context-shift",
                     prompt.size(), context));
   }
+  const std::int64_t keep = std::min(arguments.keep, std::ssize(prompt));
+  if (arguments.context_shift && keep > 0 && keep > context - 2) {
+    return bad_input(fmt::format("--keep: expected at most {} tokens of the prompt in a context of {}, found {}",
+                                 std::max<std::int64_t>(0, context - 2), context, keep));
+  }
   request.sampler = *config;
   request.stop.max_tokens = arguments.tokens > 0 ? arguments.tokens : arguments.context_shift ? kEndless : context;
   const std::span<const std::int32_t> ends = model.tokenizer().end_of_generation();
@@ -92,7 +98,7 @@ Result<Request> request_of(const Arguments& arguments, const LoadedModel& model,
   request.stop.ignore_end_tokens = arguments.ignore_eos;
   request.stop.special_text = arguments.special;
   request.when_full = arguments.context_shift ? FullContext::shift : FullContext::stop;
-  request.keep_tokens = std::min(arguments.keep, std::ssize(prompt));
+  request.keep_tokens = arguments.context_shift ? keep : 0;
   if (arguments.json) request.top_log_probabilities = arguments.log_probabilities;
   request.prompt = std::move(prompt);
   return request;
@@ -137,6 +143,9 @@ void print_json(const LoadedModel& model, const Arguments& arguments, const std:
 Result<int> run(const Arguments& arguments) {
   const auto prompt = prompt_text(arguments);
   if (!prompt) return tl::make_unexpected(prompt.error());
+  if (!arguments.trace.empty()) {  // before the work whose trace it would lose
+    if (const auto writable = AtomicFile::create(arguments.trace); !writable) return tl::make_unexpected(writable.error());
+  }
   auto running = load_model(arguments.model, arguments.context);
   if (!running) return tl::make_unexpected(running.error());
   const LoadedModel& model = *(*running)->model;
@@ -164,6 +173,7 @@ Result<int> run(const Arguments& arguments) {
     return !interrupted() && std::ferror(stdout) == 0;
   });
   if (!generation) return tl::make_unexpected(generation.error());
+  if (std::ferror(stdout) != 0) return io_error("standard output cannot be written");
   if (!arguments.json) fmt::print("\n");
   std::fflush(stdout);
 

@@ -2,7 +2,6 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
-#include <array>
 #include <charconv>
 #include <cstdio>
 #include <filesystem>
@@ -12,11 +11,11 @@
 #include <vector>
 
 #include "command.hpp"
-#include "model/atomic_file.hpp"
 #include "model/checkpoint.hpp"
 #include "model/gguf_file.hpp"
 #include "model/tokenizer.hpp"
 #include "model/utf8.hpp"
+#include "run_model.hpp"
 #include "train/corpus.hpp"
 
 namespace quern::tools {
@@ -37,19 +36,6 @@ struct Arguments {
 
 // Texts are read whole; a tokenizer's offsets are kept in 32 bits.
 constexpr std::size_t kMaxTextBytes = std::size_t{1} << 30;
-
-/// A file, or standard input where `path` is "-".
-Result<std::string> read_input(const std::string& path) {
-  if (path != "-") return read_whole_file(path, kMaxTextBytes);
-  std::string text;
-  std::array<char, 1 << 16> buffer;
-  for (std::size_t got = 0; (got = std::fread(buffer.data(), 1, buffer.size(), stdin)) > 0;) {
-    text.append(buffer.data(), got);
-    if (text.size() > kMaxTextBytes) return bad_input("standard input: longer than 1 GiB");
-  }
-  if (std::ferror(stdin) != 0) return io_error("standard input cannot be read");
-  return text;
-}
 
 /// The first bytes of a file; empty where it cannot be read.
 std::string first_bytes(const std::string& path) {
@@ -78,6 +64,9 @@ Result<Tokenizer> load_tokenizer(const std::string& path) {
     return load_tokenizer(json.string());
   }
   if (!std::filesystem::exists(path, code)) return bad_input(fmt::format("{}: no such file or folder", path));
+  if (!std::filesystem::is_regular_file(path, code)) {
+    return bad_input(fmt::format("{}: expected a regular file, found a device or pipe", path));
+  }
   const std::string start = first_bytes(path);
   if (start.starts_with("GGUF")) {
     const auto file = GgufFile::open(path);
@@ -90,7 +79,7 @@ Result<Tokenizer> load_tokenizer(const std::string& path) {
     return corpus->tokenizer();
   }
   if (start.find_first_not_of(" \t\r\n") != std::string::npos && start[start.find_first_not_of(" \t\r\n")] == '{') {
-    const auto text = read_input(path);
+    const auto text = read_named_file(path, kMaxTextBytes);
     if (!text) return tl::make_unexpected(text.error());
     return Tokenizer::from_huggingface_json(*text, path);
   }
@@ -132,8 +121,8 @@ Result<int> tokenize(const Arguments& arguments) {
   if (arguments.has_text && !arguments.file.empty()) return bad_input("TEXT and --file: expected one of them");
   const auto tokenizer = load_tokenizer(arguments.model);
   if (!tokenizer) return tl::make_unexpected(tokenizer.error());
-  const auto text =
-      arguments.has_text ? Result<std::string>(arguments.text) : read_input(arguments.file.empty() ? "-" : arguments.file);
+  const auto text = arguments.has_text ? Result<std::string>(arguments.text)
+                                       : read_text(arguments.file.empty() ? "-" : arguments.file, kMaxTextBytes);
   if (!text) return tl::make_unexpected(text.error());
   std::vector<std::int32_t> tokens;
   const SpecialTokens& special = tokenizer->special_tokens();
@@ -186,7 +175,7 @@ Result<int> detokenize(const Arguments& arguments) {
   if (!tokenizer) return tl::make_unexpected(tokenizer.error());
   std::vector<std::int32_t> tokens;
   if (arguments.ids.empty()) {
-    const auto text = read_input(arguments.file.empty() ? "-" : arguments.file);
+    const auto text = read_text(arguments.file.empty() ? "-" : arguments.file, kMaxTextBytes);
     if (!text) return tl::make_unexpected(text.error());
     const std::string where = arguments.file.empty() || arguments.file == "-" ? "standard input" : arguments.file;
     if (auto done = parse_ids(*text, where, *tokenizer, tokens); !done) return tl::make_unexpected(done.error());

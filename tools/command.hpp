@@ -36,6 +36,10 @@ inline constexpr int kExitOk = 0;
 inline constexpr int kExitFailure = 1;   ///< the system or this machine refused
 inline constexpr int kExitBadInput = 2;  ///< usage, or a file, key or argument that is not what it must be
 
+/// An error's sentence for the terminal. Messages quote what files hold: whatever that is, this is one line of a length that
+/// can be read, without control characters.
+[[nodiscard]] std::string message_line(const Error& error);
+
 /// "Example:\n  LINE\n ..." for a subcommand's footer.
 [[nodiscard]] std::string examples(std::initializer_list<std::string_view> lines);
 

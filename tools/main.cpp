@@ -9,6 +9,7 @@
 
 #include "command.hpp"
 #include "math/dispatch.hpp"
+#include "model/gguf_values.hpp"
 
 namespace quern::tools {
 
@@ -16,6 +17,11 @@ std::string examples(std::initializer_list<std::string_view> lines) {
   std::string text = lines.size() == 1 ? "Example:" : "Examples:";
   for (const std::string_view line : lines) text += fmt::format("\n  {}", line);
   return text;
+}
+
+std::string message_line(const Error& error) {
+  constexpr std::size_t kMostBytes = 2000;
+  return internal::shown(error.message, kMostBytes);
 }
 
 namespace {
@@ -37,7 +43,7 @@ std::string version_text() {
 }
 
 int report(const Error& error) {
-  fmt::print(stderr, "quern: {}\n", error.message);
+  fmt::print(stderr, "quern: {}\n", message_line(error));
   return error.code == ErrorCode::bad_input ? kExitBadInput : kExitFailure;
 }
 
@@ -89,7 +95,8 @@ int run(int argc, char** argv) {
     return report(error.error);
   }
   const Result<int> code = command.run();
-  if (std::fflush(stdout) != 0) return report(Error{ErrorCode::io, "standard output cannot be written"});
+  if (std::fflush(stdout) != 0 || std::ferror(stdout) != 0)
+    return report(Error{ErrorCode::io, "standard output cannot be written"});
   return code ? *code : report(code.error());
 }
 

@@ -16,9 +16,6 @@ namespace quern::tools {
 
 namespace {
 
-// Longest text that a command reads whole.
-constexpr std::size_t kMostTextBytes = std::size_t{1} << 32;
-
 Result<std::optional<ElementType>> kv_type_of(const std::string& word) {
   if (word == "auto") return std::optional<ElementType>{};
   if (word == "f32") return ElementType::f32;
@@ -106,13 +103,14 @@ Result<std::string> read_named_file(const std::string& path, std::size_t max_byt
   return text;
 }
 
-Result<std::string> read_text(const std::string& path) {
-  if (path != "-") return read_named_file(path, kMostTextBytes);
+Result<std::string> read_text(const std::string& path, std::size_t max_bytes) {
+  if (path != "-") return read_named_file(path, max_bytes);
   std::string text;
   char buffer[65536];
   for (std::size_t got = 0; (got = std::fread(buffer, 1, sizeof(buffer), stdin)) > 0;) {
     text.append(buffer, got);
-    if (text.size() > kMostTextBytes) return bad_input("standard input: longer than 4 GiB");
+    if (text.size() > max_bytes)
+      return bad_input(fmt::format("standard input: expected at most {} bytes, found more", max_bytes));
   }
   if (std::ferror(stdin) != 0) return io_error("standard input cannot be read");
   return text;

@@ -50,7 +50,7 @@ struct RunningModel {
 /// A file that the user named. One that cannot be read is bad input here.
 [[nodiscard]] Result<std::string> read_named_file(const std::string& path, std::size_t max_bytes);
 /// The text of a file, of standard input where `path` is "-".
-[[nodiscard]] Result<std::string> read_text(const std::string& path);
+[[nodiscard]] Result<std::string> read_text(const std::string& path, std::size_t max_bytes = std::size_t{1} << 32);
 
 /// Catches SIGINT: interrupted() says that one came, until forget_interrupt(). With `second_ends` a second one ends the
 /// program, for work that does not look often. Reads that wait are cut short.

@@ -87,7 +87,8 @@ std::string profile_text(const Profiler& profiler) {
   for (const WorkPhase phase : kPhases) {
     const Profiler::Total passes = profiler.passes(phase);
     if (passes.count == 0) continue;
-    text += fmt::format("{}: {} tokens in {} passes, {:.3f} ms\n", to_word(phase), profiler.tokens(phase), passes.count,
+    text += fmt::format("{}: {} token{} in {} pass{}, {:.3f} ms\n", to_word(phase), profiler.tokens(phase),
+                        profiler.tokens(phase) == 1 ? "" : "s", passes.count, passes.count == 1 ? "" : "es",
                         passes.seconds * 1e3);
     double marked = 0.0;
     const auto line = [&](std::string_view name, double seconds) {

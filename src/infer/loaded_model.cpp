@@ -3,11 +3,12 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <array>
-#include <cstring>
+#include <filesystem>
 #include <fstream>
 
 #include "model/gguf_model.hpp"
+#include "model/gguf_values.hpp"
+#include "model/hdf5_user_block.hpp"
 
 namespace quern {
 
@@ -17,11 +18,24 @@ ComputeType preferred_compute(const Backend& backend) {
 
 namespace {
 
-/// Whether a file begins as GGUF does. Folders and files that cannot be read do not; their readers say what is wrong.
-bool begins_as_gguf(const std::string& path) {
+/// Whether a path names a GGUF file; false for a checkpoint or a run folder. Of folders and files that cannot be read their
+/// readers say what is wrong.
+Result<bool> is_gguf(const std::string& path) {
+  std::error_code code;
+  const auto status = std::filesystem::status(path, code);
+  if (!std::filesystem::exists(status)) {
+    return bad_input(fmt::format("{}: expected a GGUF file, a checkpoint or a run folder, found nothing", path));
+  }
+  if (!std::filesystem::is_regular_file(status)) return false;
   std::ifstream file(path, std::ios::binary);
-  std::array<char, 4> magic{};
-  return file.read(magic.data(), magic.size()) && std::memcmp(magic.data(), "GGUF", 4) == 0;
+  if (!file) return false;
+  std::string first(8, '\0');
+  file.read(first.data(), std::ssize(first));
+  first.resize(static_cast<std::size_t>(file.gcount()));
+  if (first.starts_with("GGUF")) return true;
+  if (first == internal::kCheckpointBlock.magic) return false;
+  return bad_input(fmt::format("{}: expected a GGUF file, a checkpoint or a run folder, found a file that begins with '{}'",
+                               path, internal::shown(first)));
 }
 
 /// A context for running: what is asked for, else the model's, which for published models is bounded because the cache
@@ -42,7 +56,9 @@ constexpr std::int64_t kDefaultContext = 4096;
 
 Result<std::unique_ptr<LoadedModel>> LoadedModel::load(const std::string& path, const Backend& backend, ThreadTeam& team,
                                                        const LoadOptions& options) {
-  return begins_as_gguf(path) ? load_gguf(path, options) : load_checkpoint(path, backend, team, options);
+  const auto gguf = is_gguf(path);
+  if (!gguf) return tl::make_unexpected(gguf.error());
+  return *gguf ? load_gguf(path, options) : load_checkpoint(path, backend, team, options);
 }
 
 Result<std::unique_ptr<LoadedModel>> LoadedModel::load_gguf(const std::string& path, const LoadOptions& options) {

@@ -94,6 +94,7 @@ TEST_F(CliPerplexity, EqualsPlainComputationAndComparesWithABase) {
   }
   EXPECT_EQ(last_line(coarse.out).rfind("perplexity: ", 0), 0U);
 
+  EXPECT_EQ(run_quern(start + "--file " + file_ + " --kl " + base).code, 0) << "the base's context";
   expect_refused(start + "--file " + file_ + " --context 25 --kl " + base, "made with --context 50, not 25");
   const std::string other = folder().write("other.txt", "X" + text_);
   expect_refused(start + "--file " + other + " --context 50 --kl " + base, "made from other tokens");

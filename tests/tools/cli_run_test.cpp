@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <filesystem>
 #include <nlohmann/json.hpp>
 #include <string>
 
@@ -118,7 +119,7 @@ TEST_F(CliRun, ProfileAndTrace) {
   const std::string trace = folder().file("trace.json");
   const ProgramResult result = run_quern("run " + model() + " -p 'the cat' -n 8 --profile --trace " + trace);
   ASSERT_EQ(result.code, 0) << result.err;
-  for (const char* part : {"prefill: 7 tokens in 1 passes", "decode: ", "feed-forward", "attention input", "head"}) {
+  for (const char* part : {"prefill: 7 tokens in 1 pass, ", "decode: ", "feed-forward", "attention input", "head"}) {
     EXPECT_TRUE(contains(result.err, part)) << part << "\n" << result.err;
   }
   const auto json = nlohmann::json::parse(read_text_file(trace), nullptr, false);
@@ -138,6 +139,11 @@ TEST_F(CliRun, AnInterruptEndsTheTextAndKeepsTheStatistics) {
 TEST_F(CliRun, MistakesGetASentence) {
   expect_refused("run " + folder().file("absent.gguf") + " -p x", "absent.gguf");
   expect_refused("run " + folder().write("text.gguf", "GGUF") + " -p x", "text.gguf");
+  const std::string choice = "expected a GGUF file, a checkpoint or a run folder, found ";
+  expect_refused("run " + folder().file("absent.gguf") + " -p x", choice + "nothing");
+  expect_refused("run " + folder().write("page.gguf", "<html>") + " -p x", choice + "a file that begins with '<html>'");
+  expect_refused("run " + folder().write("empty.gguf", "") + " -p x", choice + "a file that begins with ''");
+  expect_refused("run /dev/null -p x", "/dev/null: expected ");
   const std::string start = "run " + model() + " -p 'the cat' ";
   expect_refused(start + "--samplers top_k,bogus", "--samplers: ");
   expect_refused(start + "--logit-bias 5", "TOKEN=BIAS");
@@ -148,7 +154,18 @@ TEST_F(CliRun, MistakesGetASentence) {
   expect_refused("run " + model() + " --file " + folder().file("absent.txt"), "absent.txt");
   expect_refused("run " + model() + " -p '" + std::string(80, 'x') + "'",
                  "the prompt has 80 tokens and leaves no room in a context of 64");
-  EXPECT_EQ(run_quern("run " + model() + " -p x -n 3 --quiet --trace /nowhere/trace.json").code, 1);
+  expect_refused(start + "--context 8 --context-shift --keep 7",
+                 "--keep: expected at most 6 tokens of the prompt in a context of 8, found 7");
+  const ProgramResult trace = run_quern("run " + model() + " -p x -n 3 --quiet --trace /nowhere/trace.json");
+  EXPECT_EQ(trace.code, 1);
+  EXPECT_EQ(trace.out, "") << "refused before the work";
+}
+
+TEST_F(CliRun, FullStandardOutputIsAFailure) {
+  if (!std::filesystem::exists("/dev/full")) GTEST_SKIP() << "this system has no /dev/full";
+  const ProgramResult result = run_shell(QUERN_BINARY " run " + model() + " -p x -n 3 > /dev/full");
+  EXPECT_EQ(result.code, 1);
+  EXPECT_EQ(result.err, "quern: standard output cannot be written\n");
 }
 
 TEST(CliRunShared, StoriesModelWritesItsStory) {

@@ -153,6 +153,16 @@ TEST(Cli, TrainNamesTheFaultyKeyOfARunFile) {
   expect_bad_input("train " + folder.file("absent.yaml"), "cannot be opened");
 }
 
+TEST(Cli, MessagesAreOneReadableLineWhateverTheyQuote) {
+  const ProgramResult wild = run_shell(QUERN_BINARY " inspect \"$(printf 'a\\033[31m\\nb')\"");
+  EXPECT_EQ(wild.code, 2);
+  EXPECT_EQ(wild.err, "quern: a\\x1B[31m\\nb: no such file or folder\n");
+  const ProgramResult longest = run_shell(QUERN_BINARY " inspect \"$(printf '%05000d' 7)\"");
+  EXPECT_EQ(longest.code, 2);
+  EXPECT_LT(longest.err.size(), 2100U);
+  EXPECT_EQ(std::count(longest.err.begin(), longest.err.end(), '\n'), 1);
+}
+
 TEST(Cli, FullStandardOutputIsAFailure) {
   if (!std::filesystem::exists("/dev/full")) GTEST_SKIP() << "this system has no /dev/full";
   EXPECT_EQ(run_shell(QUERN_BINARY " config-keys > /dev/full").code, 1);

@@ -87,6 +87,7 @@ TEST(CliTokenize, BadInputIsOneSentence) {
   expect_bad_input("tokenize " + folder.write("tokenizer.json", "{}") + " x", "tokenizer.json: tokenizer: key `model.type`");
   expect_bad_input("tokenize " + model + " x --file y", "expected one of them");
   expect_bad_input("tokenize " + model + " --file missing.txt", "missing.txt");
+  expect_bad_input("tokenize /dev/null x", "expected a regular file, found a device or pipe");
   expect_bad_input("detokenize " + model + " 258", "IDS: expected ids from 0 to 257, found `258`");
   expect_bad_input("detokenize " + model + " 1x", "found `1x`");
 }
