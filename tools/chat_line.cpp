@@ -120,6 +120,8 @@ LineEnd LineReader::read(const char* prompt, std::string& line) {
   if (!editor_)
     return std::getline(std::cin, line) ? LineEnd::line : interrupted() ? LineEnd::interrupted : LineEnd::end_of_file;
   editor_->prompt = prompt;
+  // Before the prompt, not after it as el_gets() alone does: a Ctrl-D in between would be read as a NUL.
+  el_set(editor_->edit, EL_PREP_TERM, 1);
   int length = 0;
   const char* text = el_gets(editor_->edit, &length);
   if (interrupted()) {
