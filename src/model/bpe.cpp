@@ -59,7 +59,8 @@ Result<BpeMerges> BpeMerges::create(std::span<const RankedMerge> list, std::int6
                                    merge.pair.right, merge.result, symbol_count));
     }
     std::size_t at = merges.slot_of(merge.pair);
-    while (merges.slots_[at].pair.left >= 0 && merges.slots_[at].pair != merge.pair) at = (at + 1) & (merges.slots_.size() - 1);
+    while (merges.slots_[at].pair.left >= 0 && merges.slots_[at].pair != merge.pair)
+      at = (at + 1) & (merges.slots_.size() - 1);
     Slot& slot = merges.slots_[at];
     if (slot.pair.left < 0 || merge.rank < slot.merge.rank) slot = {merge.pair, {merge.rank, merge.result}};
   }

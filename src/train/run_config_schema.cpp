@@ -72,8 +72,8 @@ void add_model_keys(std::vector<RunKey>& keys) {
        "", false});
   add({"model.rope_dims", IntegerKey{QUERN_FIELD(model.rope_dims), 0, 1 << 20},
        "rotated elements per head, even; 0: model.head_dim", "", false});
-  add({"model.mlp", choice<kTrainableMlpKinds, QUERN_FIELD(model.mlp)>(), "feed-forward kind; swiglu and geglu are gated", "",
-       false});
+  add({"model.mlp", choice<kTrainableMlpKinds, QUERN_FIELD(model.mlp)>(), "feed-forward kind; swiglu and geglu are gated",
+       "", false});
   add({"model.qk_norm", BooleanKey{QUERN_FIELD(model.qk_norm)}, "RMS norm of each query and key head before RoPE", "",
        false});
   add({"model.attention_bias", BooleanKey{QUERN_FIELD(model.attention_bias)}, "biases of the attention projections", "",

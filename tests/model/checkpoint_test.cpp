@@ -10,8 +10,8 @@
 #include <random>
 #include <vector>
 
-#include "model/hdf5_user_block.hpp"
 #include "model/hdf5_file.hpp"
+#include "model/hdf5_user_block.hpp"
 #include "support/tests_paths.hpp"
 
 namespace quern {
