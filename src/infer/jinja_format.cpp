@@ -37,9 +37,10 @@ std::string grouped(const std::string& digits, char separator, std::size_t size)
 }
 
 std::string integer_digits(std::uint64_t magnitude, unsigned base, bool is_upper) {
+  const std::string_view digits = is_upper ? "0123456789ABCDEF" : "0123456789abcdef";
   std::string out;
   do {
-    out += (is_upper ? "0123456789ABCDEF" : "0123456789abcdef")[magnitude % base];
+    out += digits[static_cast<std::size_t>(magnitude % base)];
     magnitude /= base;
   } while (magnitude > 0);
   std::reverse(out.begin(), out.end());
