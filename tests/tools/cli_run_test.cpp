@@ -128,8 +128,8 @@ TEST_F(CliRun, ProfileAndTrace) {
 }
 
 TEST_F(CliRun, AnInterruptEndsTheTextAndKeepsTheStatistics) {
-  const ProgramResult result =
-      run_shell("timeout --preserve-status -s INT 1 " QUERN_BINARY " run " + model() + " -p 'the cat' -n 0 --context-shift");
+  const ProgramResult result = run_shell("timeout --foreground --preserve-status -s INT 1 " QUERN_BINARY " run " + model() +
+                                         " -p 'the cat' -n 0 --context-shift");
   EXPECT_EQ(result.code, 130) << result.err;
   EXPECT_GT(result.out.size(), 50U);
   EXPECT_TRUE(contains(result.err, "ended: interrupted")) << result.err;

@@ -72,15 +72,16 @@ TEST_F(CliTrain, TrainsLogsSamplesAndDoesNotOverwrite) {
 }
 
 TEST_F(CliTrain, SignalsFinishTheStepSaveAndResume) {
+  // Without --foreground timeout signals the process and then its group: a second signal, which ends the program at once.
   for (const auto& [name, code] : {std::pair{"INT", 130}, std::pair{"TERM", 143}}) {
     const std::string run = "train " + yaml_ + " train.steps=100000 train.eval_every=0 train.log_every=1";
-    const ProgramResult stopped = run_shell("timeout --preserve-status -s " + std::string(name) + " 1 " QUERN_BINARY " " +
-                                            run + (code == 143 ? " --force" : ""));
+    const ProgramResult stopped = run_shell("timeout --foreground --preserve-status -s " + std::string(name) +
+                                            " 1 " QUERN_BINARY " " + run + (code == 143 ? " --force" : ""));
     EXPECT_EQ(stopped.code, code) << stopped.out << stopped.err;
     EXPECT_TRUE(contains(stopped.out, "--resume")) << stopped.out;
     EXPECT_TRUE(std::filesystem::exists(folder_.file("run/checkpoints/last.h5")));
   }
-  const ProgramResult resumed = run_shell("timeout --preserve-status -s INT 1 " QUERN_BINARY " train " + yaml_ +
+  const ProgramResult resumed = run_shell("timeout --foreground --preserve-status -s INT 1 " QUERN_BINARY " train " + yaml_ +
                                           " train.steps=100000 train.eval_every=0 --resume");
   EXPECT_EQ(resumed.code, 130) << resumed.err;
 }
