@@ -3,16 +3,16 @@
 
 #include <cmath>
 #include <filesystem>
-#include <fstream>
 #include <memory>
 
 #include "command.hpp"
 #include "describe_corpus.hpp"
 #include "inspect_file.hpp"
 #include "model/checkpoint.hpp"
+#include "model/file_kind.hpp"
 #include "model/gguf_values.hpp"
-#include "model/hdf5_user_block.hpp"
 #include "model/tokenizer.hpp"
+#include "run_statistics.hpp"
 
 namespace quern::tools {
 
@@ -38,34 +38,25 @@ std::vector<TensorLine> tensor_lines(const ParameterLayout& layout) {
 // NaN and infinity, which stand for "none yet", as null.
 Json finite_or_null(double value) { return std::isfinite(value) ? Json(value) : Json(); }
 
-/// The file's first eight bytes; fewer where it is shorter.
-Result<std::string> first_bytes(const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  if (!file) return io_error(fmt::format("{}: cannot open", path));
-  std::string bytes(8, '\0');
-  file.read(bytes.data(), static_cast<std::streamsize>(bytes.size()));
-  bytes.resize(static_cast<std::size_t>(file.gcount()));
-  return bytes;
-}
-
 Result<int> inspect(const InspectOptions& options) {
-  std::error_code code;
-  const auto status = std::filesystem::status(options.file, code);
-  if (!std::filesystem::exists(status)) return bad_input(fmt::format("{}: no such file or folder", options.file));
-  if (std::filesystem::is_directory(status)) return inspect_checkpoint(options);
-  if (!std::filesystem::is_regular_file(status)) {
-    return bad_input(fmt::format("{}: expected a regular file, found a device or pipe", options.file));
+  const auto start = read_file_start(options.file);
+  if (!start) return tl::make_unexpected(start.error());
+  switch (start->kind) {
+    case FileKind::folder:
+    case FileKind::checkpoint:
+      return inspect_checkpoint(options);
+    case FileKind::gguf:
+      return inspect_gguf(options);
+    case FileKind::corpus:
+      return inspect_corpus(options);
+    case FileKind::json:
+    case FileKind::other:
+      break;
   }
-  const auto first = first_bytes(options.file);
-  if (!first) return tl::make_unexpected(first.error());
-  if (first->starts_with("GGUF")) return inspect_gguf(options);
-  if (*first == internal::kCheckpointBlock.magic) return inspect_checkpoint(options);
-  if (*first == internal::kCorpusBlock.magic) return inspect_corpus(options);
-  if (first->starts_with("\x89HDF")) return inspect_corpus(options);  // which says what it lacks
   return bad_input(
       fmt::format("{}: expected a GGUF file, a checkpoint, a run folder or a corpus, found a file that begins "
                   "with '{}'",
-                  options.file, internal::shown(*first)));
+                  options.file, internal::shown(start->bytes)));
 }
 
 }  // namespace

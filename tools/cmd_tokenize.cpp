@@ -12,6 +12,7 @@
 
 #include "command.hpp"
 #include "model/checkpoint.hpp"
+#include "model/file_kind.hpp"
 #include "model/gguf_file.hpp"
 #include "model/tokenizer.hpp"
 #include "model/utf8.hpp"
@@ -37,16 +38,6 @@ struct Arguments {
 // Texts are read whole; a tokenizer's offsets are kept in 32 bits.
 constexpr std::size_t kMaxTextBytes = std::size_t{1} << 30;
 
-/// The first bytes of a file; empty where it cannot be read.
-std::string first_bytes(const std::string& path) {
-  std::string bytes(8, '\0');
-  std::FILE* file = std::fopen(path.c_str(), "rb");
-  if (file == nullptr) return {};
-  bytes.resize(std::fread(bytes.data(), 1, bytes.size(), file));
-  std::fclose(file);
-  return bytes;
-}
-
 Result<Tokenizer> tokenizer_of_checkpoint(const std::string& path) {
   const auto file = find_checkpoint(path, false);
   if (!file) return tl::make_unexpected(file.error());
@@ -57,33 +48,34 @@ Result<Tokenizer> tokenizer_of_checkpoint(const std::string& path) {
 
 /// The tokenizer that a file or folder carries; files are told apart by their first bytes.
 Result<Tokenizer> load_tokenizer(const std::string& path) {
-  std::error_code code;
-  if (std::filesystem::is_directory(path, code)) {
-    const auto json = std::filesystem::path(path) / "tokenizer.json";
-    if (!std::filesystem::exists(json, code)) return tokenizer_of_checkpoint(path);
-    return load_tokenizer(json.string());
+  const auto start = read_file_start(path);
+  if (!start) return tl::make_unexpected(start.error());
+  switch (start->kind) {
+    case FileKind::folder: {
+      const auto json = std::filesystem::path(path) / "tokenizer.json";
+      std::error_code code;
+      return std::filesystem::exists(json, code) ? load_tokenizer(json.string()) : tokenizer_of_checkpoint(path);
+    }
+    case FileKind::gguf: {
+      const auto file = GgufFile::open(path);
+      if (!file) return tl::make_unexpected(file.error());
+      return Tokenizer::from_gguf(*file);
+    }
+    case FileKind::corpus: {
+      const auto corpus = Corpus::open(path);
+      if (!corpus) return tl::make_unexpected(corpus.error());
+      return corpus->tokenizer();
+    }
+    case FileKind::json: {
+      const auto text = read_named_file(path, kMaxTextBytes);
+      if (!text) return tl::make_unexpected(text.error());
+      return Tokenizer::from_huggingface_json(*text, path);
+    }
+    case FileKind::checkpoint:
+      return tokenizer_of_checkpoint(path);
+    case FileKind::other:
+      break;
   }
-  if (!std::filesystem::exists(path, code)) return bad_input(fmt::format("{}: no such file or folder", path));
-  if (!std::filesystem::is_regular_file(path, code)) {
-    return bad_input(fmt::format("{}: expected a regular file, found a device or pipe", path));
-  }
-  const std::string start = first_bytes(path);
-  if (start.starts_with("GGUF")) {
-    const auto file = GgufFile::open(path);
-    if (!file) return tl::make_unexpected(file.error());
-    return Tokenizer::from_gguf(*file);
-  }
-  if (start.starts_with("QUERNCRP")) {
-    const auto corpus = Corpus::open(path);
-    if (!corpus) return tl::make_unexpected(corpus.error());
-    return corpus->tokenizer();
-  }
-  if (start.find_first_not_of(" \t\r\n") != std::string::npos && start[start.find_first_not_of(" \t\r\n")] == '{') {
-    const auto text = read_named_file(path, kMaxTextBytes);
-    if (!text) return tl::make_unexpected(text.error());
-    return Tokenizer::from_huggingface_json(*text, path);
-  }
-  if (start.starts_with("QUERNCKP")) return tokenizer_of_checkpoint(path);
   return bad_input(fmt::format(
       "{}: expected a GGUF model, a tokenizer.json, a checkpoint, a run folder or a corpus, found none of these", path));
 }

@@ -7,17 +7,16 @@
 #include <map>
 #include <utility>
 
-#include "math/block_formats.hpp"
+#include "infer/loaded_model.hpp"
+#include "math/kv_rows.hpp"
 #include "model/gguf_values.hpp"
 #include "model/model_memory.hpp"
+#include "run_statistics.hpp"
 
 namespace quern::tools {
 namespace {
 
 using Json = nlohmann::ordered_json;
-
-// quern run takes at most this many tokens where it is not told a number.
-constexpr std::int64_t kDefaultRunContext = 4096;
 
 struct Total {
   std::int64_t tensors = 0, elements = 0;
@@ -61,24 +60,11 @@ void print_tensor_line(const std::string& name, const TensorLine& tensor, const 
 
 std::vector<std::int64_t> contexts_of(const ModelConfig& config, const InspectOptions& options) {
   if (options.context) return {*options.context};
-  if (config.context <= kDefaultRunContext) return {config.context};
-  return {kDefaultRunContext, config.context};
-}
-
-std::string kv_name(ElementType type) {
-  std::string name(block_format(type).name);
-  std::transform(name.begin(), name.end(), name.begin(), [](char c) { return c >= 'A' && c <= 'Z' ? c - 'A' + 'a' : c; });
-  return name;
+  if (config.context <= kDefaultContext) return {config.context};
+  return {kDefaultContext, config.context};
 }
 
 }  // namespace
-
-std::string bytes_text(std::size_t bytes) {
-  const auto real = static_cast<double>(bytes);
-  if (bytes >= 1'000'000'000) return fmt::format("{:.2f} GB", real * 1e-9);
-  if (bytes >= 1'000'000) return fmt::format("{:.2f} MB", real * 1e-6);
-  return fmt::format("{} bytes", bytes);
-}
 
 std::string grouped(std::int64_t number) {
   std::string text = fmt::format("{}", number);
@@ -142,10 +128,10 @@ void print_memory(const ModelConfig& config, std::size_t weight_bytes, const Ins
       const auto total = memory.total_bytes(i);
       if (!total) {
         fmt::print("    {:<8}not possible: heads of {} elements are no whole blocks, or the size overflows\n",
-                   kv_name(kReportedKvTypes[i]), config.head_dim);
+                   kv_type_name(kReportedKvTypes[i]), config.head_dim);
         continue;
       }
-      fmt::print("    {:<8}{:>12} cache, {} in all\n", kv_name(kReportedKvTypes[i]), bytes_text(*memory.kv_bytes[i]),
+      fmt::print("    {:<8}{:>12} cache, {} in all\n", kv_type_name(kReportedKvTypes[i]), bytes_text(*memory.kv_bytes[i]),
                  bytes_text(*total));
     }
   }
@@ -164,8 +150,8 @@ Json memory_json(const ModelConfig& config, std::size_t weight_bytes, const Insp
     Json cache = Json::object(), total = Json::object();
     for (std::size_t i = 0; i < kReportedKvTypes.size(); ++i) {
       const auto all = memory.total_bytes(i);
-      cache[kv_name(kReportedKvTypes[i])] = memory.kv_bytes[i] ? Json(*memory.kv_bytes[i]) : Json();
-      total[kv_name(kReportedKvTypes[i])] = all ? Json(*all) : Json();
+      cache[std::string(kv_type_name(kReportedKvTypes[i]))] = memory.kv_bytes[i] ? Json(*memory.kv_bytes[i]) : Json();
+      total[std::string(kv_type_name(kReportedKvTypes[i]))] = all ? Json(*all) : Json();
     }
     list.push_back({{"context_tokens", context},
                     {"batch_tokens", memory.batch_tokens},

@@ -41,8 +41,6 @@ void print_memory(const ModelConfig& config, std::size_t weight_bytes, const Ins
 [[nodiscard]] nlohmann::ordered_json memory_json(const ModelConfig& config, std::size_t weight_bytes,
                                                  const InspectOptions& options);
 
-/// "1.50 GB", "3.20 MB", "17 bytes".
-[[nodiscard]] std::string bytes_text(std::size_t bytes);
 /// "1,234,567".
 [[nodiscard]] std::string grouped(std::int64_t number);
 /// Prints an object; bytes that are no UTF-8 become U+FFFD.

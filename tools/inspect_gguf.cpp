@@ -9,6 +9,7 @@
 #include "model/gguf_file.hpp"
 #include "model/gguf_model.hpp"
 #include "model/gguf_values.hpp"
+#include "run_statistics.hpp"
 
 namespace quern::tools {
 namespace {

@@ -18,12 +18,9 @@ namespace {
 
 Result<std::optional<ElementType>> kv_type_of(const std::string& word) {
   if (word == "auto") return std::optional<ElementType>{};
-  if (word == "f32") return ElementType::f32;
-  if (word == "f16") return ElementType::f16;
-  if (word == "bf16") return ElementType::bf16;
-  if (word == "q8_0") return ElementType::q8_0;
-  if (word == "q4_0") return ElementType::q4_0;
-  return bad_input("--kv-type: there is no type " + word);
+  const std::optional<ElementType> type = kv_type_named(word);
+  if (!type) return bad_input("--kv-type: there is no type " + word);
+  return type;
 }
 
 std::atomic<bool> interrupt_seen{false};

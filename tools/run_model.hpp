@@ -36,6 +36,8 @@ struct RunningModel {
   std::unique_ptr<LoadedModel> model;
   std::optional<ElementType> kv_type;
   double load_seconds = 0.0;
+  std::size_t peak_bytes = 0;     ///< the most resident at once so far, without what measuring took
+  double memory_bandwidth = 0.0;  ///< bytes a second; 0: not measured yet
 
   /// A decoder with these limits and the chosen type of cache.
   [[nodiscard]] Result<std::unique_ptr<Decoder>> decoder(Decoder::Limits limits);

@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "math/bandwidth.hpp"
 #include "math/process_memory.hpp"
 
@@ -30,14 +32,20 @@ double RunStatistics::decode_rate() const { return rate(decode_tokens, decode_se
 void measure_machine(RunStatistics& statistics, RunningModel& running, bool bandwidth) {
   statistics.load_seconds = running.load_seconds;
   statistics.weight_bytes_per_token = running.model->bytes_per_token();
-  statistics.peak_bytes = peak_resident_bytes();
-  if (bandwidth) statistics.memory_bandwidth = memory_read_bandwidth(running.team);
+  running.peak_bytes = std::max(running.peak_bytes, peak_resident_bytes());
+  statistics.peak_bytes = running.peak_bytes;
+  if (bandwidth && running.memory_bandwidth == 0.0) {
+    running.memory_bandwidth = memory_read_bandwidth(running.team);
+    forget_peak_resident();  // the buffer that was read is not the model's
+  }
+  statistics.memory_bandwidth = running.memory_bandwidth;
 }
 
-std::string bytes_text(double bytes) {
-  if (bytes >= 1e9) return fmt::format("{:.2f} GB", bytes * 1e-9);
-  if (bytes >= 1e6) return fmt::format("{:.1f} MB", bytes * 1e-6);
-  return fmt::format("{:.0f} kB", bytes * 1e-3);
+std::string bytes_text(std::size_t bytes) {
+  const auto real = static_cast<double>(bytes);
+  if (bytes >= 1'000'000'000) return fmt::format("{:.2f} GB", real * 1e-9);
+  if (bytes >= 1'000'000) return fmt::format("{:.2f} MB", real * 1e-6);
+  return fmt::format("{} bytes", bytes);
 }
 
 std::string statistics_text(const RunStatistics& statistics) {
@@ -48,15 +56,16 @@ std::string statistics_text(const RunStatistics& statistics) {
   text += phase_line("decode", statistics.decode_tokens, statistics.decode_seconds, statistics.decode_rate());
   const auto weights = static_cast<double>(statistics.weight_bytes_per_token);
   if (weights > 0.0) {
-    text += fmt::format("weights      {} read a token", bytes_text(weights));
+    text += fmt::format("weights      {} read a token", bytes_text(statistics.weight_bytes_per_token));
     const double traffic = weights * statistics.decode_rate();
     if (traffic > 0.0 && statistics.memory_bandwidth > 0.0) {
-      text += fmt::format(": {}/s, {:.0f} % of the {}/s that this machine reads", bytes_text(traffic),
-                          100.0 * traffic / statistics.memory_bandwidth, bytes_text(statistics.memory_bandwidth));
+      text += fmt::format(": {}/s, {:.0f} % of the {}/s that this machine reads",
+                          bytes_text(static_cast<std::size_t>(traffic)), 100.0 * traffic / statistics.memory_bandwidth,
+                          bytes_text(static_cast<std::size_t>(statistics.memory_bandwidth)));
     }
     text += '\n';
   }
-  text += fmt::format("peak memory  {}\n", bytes_text(static_cast<double>(statistics.peak_bytes)));
+  text += fmt::format("peak memory  {}\n", bytes_text(statistics.peak_bytes));
   return text;
 }
 

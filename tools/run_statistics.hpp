@@ -36,7 +36,7 @@ void measure_machine(RunStatistics& statistics, RunningModel& running, bool band
 [[nodiscard]] std::string profile_text(const Profiler& profiler);
 [[nodiscard]] nlohmann::ordered_json profile_json(const Profiler& profiler);
 
-/// "1.23 GB", "45.6 MB", "789 kB" (powers of ten).
-[[nodiscard]] std::string bytes_text(double bytes);
+/// "1.23 GB", "45.60 MB", "789 bytes" (powers of ten).
+[[nodiscard]] std::string bytes_text(std::size_t bytes);
 
 }  // namespace quern::tools

@@ -6,6 +6,8 @@
 #include <system_error>
 #include <vector>
 
+#include "model/file_kind.hpp"
+
 namespace quern {
 
 namespace {
@@ -93,12 +95,11 @@ Result<std::string> chat_template_of(const GgufFile& model, std::string_view nam
 
 Result<std::string> read_chat_template(const std::filesystem::path& path, std::string_view name) {
   std::error_code error;
-  if (std::filesystem::is_directory(path, error)) return from_folder(path, name);
-  {
-    std::ifstream file(path, std::ios::binary);
-    char magic[4] = {};
-    if (file && std::filesystem::is_regular_file(path, error) && file.read(magic, 4) &&
-        std::string_view(magic, 4) == "GGUF") {
+  if (!std::filesystem::is_other(path, error)) {  // a pipe's first bytes must not be taken from it
+    const Result<FileStart> start = read_file_start(path.string());
+    if (!start) return tl::make_unexpected(start.error());
+    if (start->kind == FileKind::folder) return from_folder(path, name);
+    if (start->kind == FileKind::gguf) {
       const Result<GgufFile> model = GgufFile::open(path);
       if (!model) return tl::make_unexpected(model.error());
       return chat_template_of(*model, name);

@@ -3,12 +3,10 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <filesystem>
-#include <fstream>
 
+#include "model/file_kind.hpp"
 #include "model/gguf_model.hpp"
 #include "model/gguf_values.hpp"
-#include "model/hdf5_user_block.hpp"
 
 namespace quern {
 
@@ -17,26 +15,6 @@ ComputeType preferred_compute(const Backend& backend) {
 }
 
 namespace {
-
-/// Whether a path names a GGUF file; false for a checkpoint or a run folder. Of folders and files that cannot be read their
-/// readers say what is wrong.
-Result<bool> is_gguf(const std::string& path) {
-  std::error_code code;
-  const auto status = std::filesystem::status(path, code);
-  if (!std::filesystem::exists(status)) {
-    return bad_input(fmt::format("{}: expected a GGUF file, a checkpoint or a run folder, found nothing", path));
-  }
-  if (!std::filesystem::is_regular_file(status)) return false;
-  std::ifstream file(path, std::ios::binary);
-  if (!file) return false;
-  std::string first(8, '\0');
-  file.read(first.data(), std::ssize(first));
-  first.resize(static_cast<std::size_t>(file.gcount()));
-  if (first.starts_with("GGUF")) return true;
-  if (first == internal::kCheckpointBlock.magic) return false;
-  return bad_input(fmt::format("{}: expected a GGUF file, a checkpoint or a run folder, found a file that begins with '{}'",
-                               path, internal::shown(first)));
-}
 
 /// A context for running: what is asked for, else the model's, which for published models is bounded because the cache
 /// grows with it. Learned positions end where their table does.
@@ -49,16 +27,18 @@ Result<std::int64_t> usable_context(const std::string& path, const ModelConfig& 
   return asked > 0 ? asked : std::min(config.context, bound);
 }
 
-/// The longest context that is used without being asked for.
-constexpr std::int64_t kDefaultContext = 4096;
-
 }  // namespace
 
 Result<std::unique_ptr<LoadedModel>> LoadedModel::load(const std::string& path, const Backend& backend, ThreadTeam& team,
                                                        const LoadOptions& options) {
-  const auto gguf = is_gguf(path);
-  if (!gguf) return tl::make_unexpected(gguf.error());
-  return *gguf ? load_gguf(path, options) : load_checkpoint(path, backend, team, options);
+  const auto start = read_file_start(path);
+  if (!start) return tl::make_unexpected(start.error());
+  if (start->kind == FileKind::gguf) return load_gguf(path, options);
+  if (start->kind == FileKind::checkpoint || start->kind == FileKind::folder) {
+    return load_checkpoint(path, backend, team, options);
+  }
+  return bad_input(fmt::format("{}: expected a GGUF file, a checkpoint or a run folder, found a file that begins with '{}'",
+                               path, internal::shown(start->bytes)));
 }
 
 Result<std::unique_ptr<LoadedModel>> LoadedModel::load_gguf(const std::string& path, const LoadOptions& options) {

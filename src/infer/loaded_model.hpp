@@ -20,11 +20,14 @@ namespace quern {
 /// bf16 where the instruction set multiplies bf16 tiles (AMX), else f32: elsewhere bf16 products are slower than f32.
 [[nodiscard]] ComputeType preferred_compute(const Backend& backend);
 
+/// The longest context that a published model is given without being asked for.
+inline constexpr std::int64_t kDefaultContext = 4096;
+
 struct LoadOptions {
   /// automatic: preferred_compute for checkpoints, WeightPrecision::fast for GGUF. f32: GGUF's weights are decoded exactly.
   /// bf16: checkpoints only.
   Precision precision = Precision::automatic;
-  /// Longest sequence. 0: the model's, for GGUF at most 4,096. Learned positions cannot go past the model's.
+  /// Longest sequence. 0: the model's, for GGUF at most kDefaultContext. Learned positions cannot go past the model's.
   std::int64_t context_tokens = 0;
 };
 

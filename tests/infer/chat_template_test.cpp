@@ -233,7 +233,7 @@ TEST_F(TemplateFiles, BadFiles) {
     const auto text = read_chat_template(path);
     return text ? "read" : text.error().message.substr(path.string().size());
   };
-  EXPECT_EQ(message(folder_ / "absent.jinja"), ": cannot be opened");
+  EXPECT_EQ(message(folder_ / "absent.jinja"), ": no such file or folder");
   EXPECT_EQ(message(write("no.json", "{")), ": expected a JSON object");
   EXPECT_EQ(message(write("other.json", "{}")), ": no key `chat_template`");
   EXPECT_EQ(message(write("number.json", R"({"chat_template": 3})")), ": chat_template: expected a string or a list");

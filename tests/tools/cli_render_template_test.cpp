@@ -51,7 +51,7 @@ TEST_F(RenderTemplate, ChoosesANamedTemplate) {
 
 TEST_F(RenderTemplate, BadInputGetsOneSentence) {
   const std::string good = write("t.jinja", "x"), context = write("c.json", "{}");
-  expect_bad_input(folder_.file("absent.jinja") + " --context " + context, "absent.jinja: cannot be opened");
+  expect_bad_input(folder_.file("absent.jinja") + " --context " + context, "absent.jinja: no such file or folder");
   expect_bad_input(good + " --context " + folder_.file("absent.json"), "absent.json: cannot be opened");
   expect_bad_input(good, "--context is required");
   expect_bad_input(good + " --context " + write("bad.json", "{"), "not valid JSON");

@@ -140,7 +140,7 @@ TEST_F(CliRun, MistakesGetASentence) {
   expect_refused("run " + folder().file("absent.gguf") + " -p x", "absent.gguf");
   expect_refused("run " + folder().write("text.gguf", "GGUF") + " -p x", "text.gguf");
   const std::string choice = "expected a GGUF file, a checkpoint or a run folder, found ";
-  expect_refused("run " + folder().file("absent.gguf") + " -p x", choice + "nothing");
+  expect_refused("run " + folder().file("absent.gguf") + " -p x", "absent.gguf: no such file or folder");
   expect_refused("run " + folder().write("page.gguf", "<html>") + " -p x", choice + "a file that begins with '<html>'");
   expect_refused("run " + folder().write("empty.gguf", "") + " -p x", choice + "a file that begins with ''");
   expect_refused("run /dev/null -p x", "/dev/null: expected ");
