@@ -1,0 +1,42 @@
+// Activation statistics of a model's matrices ("imatrix"): how large the inputs of each column are over a calibration text.
+//
+// Files: GGUF with general.type "imatrix" (imatrix.datasets, imatrix.chunk_count, imatrix.chunk_size; for each weight the
+// F32 tensors NAME.in_sum2 {n_in, matrices} and NAME.counts {1, matrices}), as llama.cpp writes and reads them; read is also
+// the older binary form (.dat: i32 entries; each i32 length, name, i32 calls, i32 values, f32 mean squares times calls).
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "math/result.hpp"
+
+namespace quern {
+
+/// Sums over the rows that entered one weight: of one matrix, or of each expert's.
+struct ActivationSums {
+  std::int64_t cols = 0;      ///< inputs of the matrix
+  std::int64_t matrices = 1;  ///< experts
+  std::vector<float> sum2;    ///< [matrices, cols] sums of squared inputs
+  std::vector<float> counts;  ///< [matrices] rows that were summed
+};
+
+struct ImportanceMatrix {
+  std::map<std::string, ActivationSums, std::less<>> weights;  ///< by GGUF's tensor name, "blk.0.attn_q.weight"
+  std::vector<std::string> datasets;
+  std::int64_t chunks = 0;
+  std::int64_t chunk_tokens = 0;
+
+  /// Mean squared input of each column of one matrix: what QuantizeRows::importance takes. Empty where there is nothing
+  /// about this tensor or expert (equal weights then).
+  [[nodiscard]] std::vector<float> importance(std::string_view tensor, std::int64_t matrix = 0) const;
+};
+
+[[nodiscard]] Result<ImportanceMatrix> load_importance_matrix(const std::string& path);
+/// Writes the GGUF form beside and renames.
+[[nodiscard]] Result<void> save_importance_matrix(const ImportanceMatrix& matrix, const std::string& path);
+
+}  // namespace quern
