@@ -41,22 +41,25 @@ constexpr std::size_t kPaths = kIsaCount;
 const std::array<KernelTable, kPaths>& all_tables() {
 #if defined(__x86_64__)
   static const std::array<KernelTable, kPaths> tables = {{
-      {Isa::amx, matmul_kernels_amx(), elementwise_kernels_avx512(), attention_kernels_amx(), blocks_avx512_vnni()},
+      {Isa::amx, matmul_kernels_amx(), elementwise_kernels_avx512(), attention_kernels_amx(), blocks_avx512_vnni(), nullptr,
+       nullptr},
       {Isa::avx512_vnni, matmul_kernels_avx512_vnni(), elementwise_kernels_avx512(), attention_kernels_avx512_vnni(),
-       blocks_avx512_vnni()},
-      {Isa::avx512, matmul_kernels_avx512(), elementwise_kernels_avx512(), attention_kernels_avx512(), blocks_avx512()},
-      {Isa::avx2, matmul_kernels_avx2(), elementwise_kernels_avx2(), attention_kernels_avx2(), blocks_avx2()},
+       blocks_avx512_vnni(), nullptr, nullptr},
+      {Isa::avx512, matmul_kernels_avx512(), elementwise_kernels_avx512(), attention_kernels_avx512(), blocks_avx512(),
+       nullptr, nullptr},
+      {Isa::avx2, matmul_kernels_avx2(), elementwise_kernels_avx2(), attention_kernels_avx2(), blocks_avx2(), nullptr,
+       nullptr},
       {Isa::portable, matmul_kernels_portable(), elementwise_kernels_portable(), attention_kernels_portable(),
-       blocks_portable()},
+       blocks_portable(), nullptr, nullptr},
   }};
 #else
   static const std::array<KernelTable, kPaths> tables = {{
-      {Isa::amx, nullptr, nullptr, nullptr, nullptr},
-      {Isa::avx512_vnni, nullptr, nullptr, nullptr, nullptr},
-      {Isa::avx512, nullptr, nullptr, nullptr, nullptr},
-      {Isa::avx2, nullptr, nullptr, nullptr, nullptr},
+      {Isa::amx, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr},
+      {Isa::avx512_vnni, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr},
+      {Isa::avx512, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr},
+      {Isa::avx2, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr},
       {Isa::portable, matmul_kernels_portable(), elementwise_kernels_portable(), attention_kernels_portable(),
-       blocks_portable()},
+       blocks_portable(), nullptr, nullptr},
   }};
 #endif
   return tables;

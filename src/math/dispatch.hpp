@@ -7,6 +7,7 @@
 
 #include "math/attention_kernels.hpp"
 #include "math/block_kernels.hpp"
+#include "math/block_quantize.hpp"
 #include "math/cpu_features.hpp"
 #include "math/elementwise_kernels.hpp"
 #include "math/matmul_kernels.hpp"
@@ -21,6 +22,8 @@ struct KernelTable {
   const ElementwiseKernels* elementwise;
   const AttentionKernels* attention;
   const BlockKernels* blocks;
+  BlockQuantizer quantize_legacy;  ///< F32, F16, BF16, Q4_0 .. Q8_0, IQ4_NL, IQ4_XS, MXFP4
+  BlockQuantizer quantize_k;       ///< Q2_K .. Q6_K
 };
 
 /// The tables this build holds and this machine can run, best first (portable is always last).

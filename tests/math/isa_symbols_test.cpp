@@ -53,7 +53,8 @@ Finding examine(std::istream& listing) {
     if (!(words >> value >> type >> name) || type.size() != 1) continue;
     const bool weak = type == "W" || type == "V" || type == "u";
     const bool global = type == "T" || type == "D" || type == "B" || type == "R";
-    const bool is_table = name.find("_kernels_") != std::string::npos || name.find("_decoder_") != std::string::npos;
+    const bool is_table = name.find("_kernels_") != std::string::npos || name.find("_decoder_") != std::string::npos ||
+                          name.find("_quantizer_") != std::string::npos;
     if ((weak && !is_highway(name)) || (global && !is_table)) finding.offenders.push_back(member + ": " + type + " " + name);
   }
   return finding;
