@@ -10,7 +10,7 @@ source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
 
 declare -A packages=(
   [build]="g++ cmake ninja-build pkg-config libeigen3-dev libexpected-dev libfmt-dev libhwy-dev libhwloc-dev libpcre2-dev
-           libxxhash-dev libhdf5-dev libyaml-cpp-dev nlohmann-json3-dev libcli11-dev libedit-dev bible-kjv"
+           libxxhash-dev libssl-dev libhdf5-dev libyaml-cpp-dev nlohmann-json3-dev libcli11-dev libedit-dev bible-kjv"
   [test]="libgtest-dev binutils"
   [sanitize]="clang libomp-dev llvm"
   [bench]="libbenchmark-dev"

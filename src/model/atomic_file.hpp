@@ -27,8 +27,10 @@ class AtomicFile {
   [[nodiscard]] const std::string& temporary_path() const { return temporary_path_; }
   [[nodiscard]] const std::string& path() const { return path_; }
 
-  /// Appends bytes.
+  /// Appends bytes. The system is asked to store them in the background, so that commit() waits for little.
   [[nodiscard]] Result<void> write(std::string_view bytes);
+  /// Replaces bytes that were written, from `offset` on.
+  [[nodiscard]] Result<void> write_at(std::size_t offset, std::string_view bytes);
 
   /// Syncs the file, renames it over the target, and syncs the folder. Afterwards the object is empty. On an error the
   /// target is as it was, except where only the last step, syncing the folder, failed.
@@ -40,6 +42,7 @@ class AtomicFile {
   std::string path_;
   std::string temporary_path_;  // empty: nothing to remove
   int descriptor_ = -1;
+  std::size_t written_ = 0, storing_ = 0;  // bytes appended, and those of them that are being stored
 };
 
 /// Writes `bytes` to `path` through an AtomicFile.

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <optional>
 #include <unordered_set>
 #include <utility>
 
@@ -11,6 +12,7 @@
 #include "model/atomic_file.hpp"
 #include "model/gguf_parser.hpp"
 #include "model/gguf_values.hpp"
+#include "model/tensor_checksums.hpp"
 
 namespace quern {
 namespace {
@@ -77,11 +79,16 @@ struct GgufWriter::State {
   std::vector<Declared> tensors;
   std::size_t data_bytes = 0;  // of all tensors, with the padding between them
   bool began = false;
-  std::string buffer;         // bytes on their way to the file
-  std::size_t current = 0;    // tensor that is being written
-  std::size_t in_tensor = 0;  // its bytes so far
+  std::string buffer;          // bytes on their way to the file
+  std::size_t current = 0;     // tensor that is being written
+  std::size_t in_tensor = 0;   // its bytes so far
+  std::optional<Sha256> hash;  // of the current tensor, where checksums are asked for
+  std::vector<std::string> hashes;
+  std::size_t checksums_at = 0;  // where the lines begin: in the entries, then in the file
 
-  State(AtomicFile target, std::size_t at) : file(std::move(target)), alignment(at) {}
+  State(AtomicFile target, const Options& options) : file(std::move(target)), alignment(options.alignment) {
+    if (options.checksums) hash.emplace();
+  }
 
   void wrong(std::string sentence) {
     if (mistake.empty()) mistake = fmt::format("{}: {}", file.path(), sentence);
@@ -95,7 +102,19 @@ struct GgufWriter::State {
   void add_texts(std::string_view key, std::span<const Text> values);
   [[nodiscard]] Result<void> put(std::string_view bytes);
   [[nodiscard]] Result<void> flush();
+  // The elements of the checksums' array as the file has them; before the data are written with digits of 0.
+  [[nodiscard]] std::string checksum_lines() const;
 };
+
+std::string GgufWriter::State::checksum_lines() const {
+  std::string lines;
+  const std::string none(kSha256Digits, '0');
+  for (std::size_t i = 0; i < tensors.size(); ++i) {
+    const Declared& tensor = tensors[i];
+    append_text(lines, checksum_line(i < hashes.size() ? hashes[i] : none, tensor.type, tensor.shape, tensor.name));
+  }
+  return lines;
+}
 
 bool GgufWriter::State::begin_entry(std::string_view key, GgufType type) {
   if (key.empty() || key.size() > internal::kMaxGgufKeyBytes) {
@@ -159,7 +178,7 @@ Result<GgufWriter> GgufWriter::create(const std::string& path, const Options& op
   }
   auto file = AtomicFile::create(path);
   if (!file) return tl::make_unexpected(file.error());
-  auto state = std::make_unique<State>(std::move(*file), at);
+  auto state = std::make_unique<State>(std::move(*file), options);
   if (at != internal::kDefaultGgufAlignment) {
     append_text(state->entries, "general.alignment");
     append_number(state->entries, static_cast<std::uint32_t>(GgufType::u32));
@@ -217,7 +236,7 @@ void GgufWriter::add_bools(std::string_view key, const std::vector<bool>& values
 }
 
 void GgufWriter::add(const GgufValue& entry) {
-  if (entry.key == "general.alignment" || entry.key.starts_with("split.")) return;
+  if (entry.key == "general.alignment" || entry.key == kChecksumKey || entry.key.starts_with("split.")) return;
   if (const auto* array = std::get_if<GgufArray>(&entry.value)) {
     if (array->type == GgufType::string) return add_strings(entry.key, std::span<const std::string_view>(array->strings));
     if (!state_->begin_array(entry.key, array->type, static_cast<std::size_t>(array->count))) return;
@@ -271,10 +290,16 @@ void GgufWriter::declare_tensor(std::string_view name, ElementType type, std::sp
 Result<void> GgufWriter::begin_data() {
   if (!state_->mistake.empty()) return bad_input(state_->mistake);
   if (state_->began) return bad_input(fmt::format("{}: the data have begun already", state_->file.path()));
+  if (state_->hash) {
+    if (!state_->begin_array(kChecksumKey, GgufType::string, state_->tensors.size())) return bad_input(state_->mistake);
+    state_->checksums_at = state_->entries.size();
+    state_->entries += state_->checksum_lines();
+  }
   std::string head = "GGUF";
   append_number(head, kVersion);
   append_number(head, std::uint64_t{state_->tensors.size()});
   append_number(head, state_->entry_count);
+  state_->checksums_at += head.size();
   head += state_->entries;
   for (const Declared& tensor : state_->tensors) {
     append_text(head, tensor.name);
@@ -307,10 +332,12 @@ Result<void> GgufWriter::write(std::span<const std::byte> data) {
                                  internal::shown(state.tensors[state.current].name), left_in_tensor(), data.size()));
   }
   if (auto put = state.put({reinterpret_cast<const char*>(data.data()), data.size()}); !put) return put;
+  if (state.hash) state.hash->update(data);
   state.in_tensor += data.size();
   const Declared& tensor = state.tensors[state.current];
   if (state.in_tensor < tensor.bytes) return {};
   const std::size_t over = tensor.bytes % state.alignment;
+  if (state.hash) state.hashes.push_back(state.hash->finish());
   state.in_tensor = 0;
   ++state.current;
   return over == 0 ? Result<void>() : state.put(std::string(state.alignment - over, '\0'));
@@ -327,6 +354,9 @@ Result<void> GgufWriter::finish() {
                                  internal::shown(state.tensors[state.current].name), left_in_tensor()));
   }
   if (auto flushed = state.flush(); !flushed) return flushed;
+  if (state.hash) {
+    if (auto patched = state.file.write_at(state.checksums_at, state.checksum_lines()); !patched) return patched;
+  }
   return state.file.commit();
 }
 

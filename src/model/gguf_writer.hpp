@@ -25,6 +25,8 @@ class GgufWriter {
  public:
   struct Options {
     std::size_t alignment = 32;  ///< of tensor data; a power of two from 8 to 2^20. Others than 32 are said in the metadata
+    /// Hashes each tensor's data and says the hashes in the metadata (tensor_checksums.hpp).
+    bool checksums = false;
   };
 
   /// Creates a temporary file beside `path`. Errors: AtomicFile's; bad_input for the alignment.
@@ -48,8 +50,8 @@ class GgufWriter {
   void add_i32s(std::string_view key, std::span<const std::int32_t> values);
   void add_f32s(std::string_view key, std::span<const float> values);
   void add_bools(std::string_view key, const std::vector<bool>& values);
-  /// An entry of another file, as it is there. Left out are those that were true of that file only: general.alignment and
-  /// split.*.
+  /// An entry of another file, as it is there. Left out are those that were true of that file only: general.alignment,
+  /// split.* and checksums.
   void add(const GgufValue& entry);
 
   /// Announces a tensor. shape: 1 to 4 sizes of at least 1, the contiguous one first. Names are unique, of 1 to 63 bytes.
