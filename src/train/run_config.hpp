@@ -49,6 +49,7 @@ struct OptimizerConfig {
 };
 
 struct TrainConfig {
+  std::string from;               ///< checkpoint or run folder whose weights training starts from; empty: random ones
   std::int64_t steps = 2000;      ///< optimizer steps
   std::int64_t batch = 12;        ///< sequences per micro-batch
   std::int64_t accumulation = 1;  ///< micro-batches per optimizer step

@@ -128,6 +128,9 @@ void add_optimizer_keys(std::vector<RunKey>& keys) {
 
 void add_train_keys(std::vector<RunKey>& keys) {
   const auto add = [&](RunKey key) { keys.push_back(std::move(key)); };
+  add({"train.from", TextKey{QUERN_FIELD(train.from)},
+       "checkpoint, or run folder (its best), whose weights and model training starts from; empty: random weights", "",
+       false});
   add({"train.steps", IntegerKey{QUERN_FIELD(train.steps), 1, kMaxSteps}, "optimizer steps", "", false});
   add({"train.batch", IntegerKey{QUERN_FIELD(train.batch), 1, 65536}, "sequences per micro-batch", "", false});
   add({"train.accumulation", IntegerKey{QUERN_FIELD(train.accumulation), 1, 65536}, "micro-batches per optimizer step", "",
