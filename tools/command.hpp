@@ -22,6 +22,7 @@ void add_config_keys(CLI::App& app, Command& command);
 void add_data(CLI::App& app, Command& command);
 void add_detokenize(CLI::App& app, Command& command);
 void add_hardware(CLI::App& app, Command& command);
+void add_imatrix(CLI::App& app, Command& command);
 void add_inspect(CLI::App& app, Command& command);
 void add_logits(CLI::App& app, Command& command);
 void add_perplexity(CLI::App& app, Command& command);

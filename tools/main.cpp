@@ -77,6 +77,7 @@ int run(int argc, char** argv) {
   add_chat(app, command);
   add_logits(app, command);
   add_perplexity(app, command);
+  add_imatrix(app, command);
   add_tokenize(app, command);
   add_detokenize(app, command);
   add_render_template(app, command);

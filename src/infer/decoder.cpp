@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "infer/activation_observer.hpp"
 #include "infer/profiler.hpp"
 #include "math/attention.hpp"
 #include "math/memory_plan.hpp"
@@ -51,10 +52,9 @@ class TypedDecoder final : public Decoder {
     const BufferId last_x = activations("residual of logits", logit_rows * c.width, 4);
     const BufferId last_norm = activations("norm of logits", logit_rows * c.width, sizeof(T));
     const BufferId logits = activations("logits", logit_rows * c.vocab, 4);
-    const ElementType type = std::is_same_v<T, float> ? ElementType::f32 : ElementType::bf16;
     scratch_bytes_ = std::max({block_scratch_bytes(backend_, c, rows),
                                matmul_scratch_bytes(backend_, logit_rows, std::max(c.vocab, c.width)),
-                               attention_scratch_bytes(backend_, c.attention_shape(0), type, 0)});
+                               attention_scratch_bytes(backend_, c.attention_shape(0), kType, 0)});
     const BufferId scratch =
         plan_.add("scratch", scratch_bytes_ * static_cast<std::size_t>(team_.size()), MemoryCategory::scratch);
     if (auto placed = plan_.place(); !placed) return placed;
@@ -199,6 +199,11 @@ class TypedDecoder final : public Decoder {
     const auto mark = [&](WorkKind kind, std::int64_t layer) {
       if (limits_.profiler != nullptr && exec.member.index() == 0) limits_.profiler->mark(kind, layer);
     };
+    const auto observe = [&](MatrixInput input, std::int64_t layer, const T* data, std::int64_t rows, std::int64_t cols) {
+      if (limits_.observer == nullptr) return;
+      limits_.observer->observe(exec.member,
+                                {.input = input, .layer = layer, .data = data, .type = kType, .rows = rows, .cols = cols});
+    };
     exec.member.for_each(rows_, [&](std::int64_t row) {
       embedding_forward(exec, weights_, tokens_.data(), positions_.data(), buffers_.x_in, {}, {row, row + 1});
     });
@@ -206,16 +211,25 @@ class TypedDecoder final : public Decoder {
     for (std::int64_t layer = 0; layer < c.layers; ++layer) {
       attention_input_forward(exec, weights_, layer, buffers_, positions_.data(), all);
       mark(WorkKind::attention_input, layer);
+      observe(MatrixInput::qkv, layer, buffers_.norm1_out, rows_, c.width);
       exec.member.for_each(rows_, [&](std::int64_t row) { store_kv(layer, row); });
       mark(WorkKind::kv_store, layer);
       attention_forward<T>(exec, shapes_[static_cast<std::size_t>(layer)],
                            {sequences_.data() + layer * limits_.sequences, static_cast<std::size_t>(batch_size_)},
                            {buffers_.qkv, c.qkv_width()}, {buffers_.attention, c.query_width()}, nullptr, {});
       mark(WorkKind::attention, layer);
+      observe(MatrixInput::attention_out, layer, buffers_.attention, rows_, c.query_width());
       attention_output_forward(exec, weights_, layer, buffers_, no_dropout, all);
       mark(WorkKind::attention_output, layer);
       mlp_forward(exec, weights_, layer, buffers_, no_dropout, all);
       mark(WorkKind::feed_forward, layer);
+      if (c.experts > 0) {
+        observe(MatrixInput::router, layer, buffers_.norm2_out, rows_, c.width);
+        observe_experts(exec.member, layer);
+      } else {
+        observe(MatrixInput::mlp_in, layer, buffers_.norm2_out, rows_, c.width);
+        observe(MatrixInput::mlp_out, layer, buffers_.mlp_act, rows_, c.mlp_width);
+      }
     }
     if (logit_count_ == 0) return;
     exec.member.for_each(logit_count_, [&](std::int64_t i) {
@@ -224,6 +238,25 @@ class TypedDecoder final : public Decoder {
     });
     head_logits(exec, weights_, last_x_, last_norm_, logits_, logit_count_);
     mark(WorkKind::head, -1);
+    observe(MatrixInput::head, -1, last_norm_, logit_count_, c.width);
+  }
+
+  void observe_experts(TeamMember& member, std::int64_t layer) {
+    if (limits_.observer == nullptr) return;
+    const ModelConfig& c = weights_.config;
+    ObservedRows rows{.input = MatrixInput::expert_in,
+                      .layer = layer,
+                      .data = experts_.input,
+                      .type = kType,
+                      .rows = rows_ * c.experts_used,
+                      .cols = c.width,
+                      .first_row = experts_.first_slot,
+                      .experts = c.experts};
+    limits_.observer->observe(member, rows);
+    rows.input = MatrixInput::expert_out;
+    rows.data = experts_.act;
+    rows.cols = c.mlp_width;
+    limits_.observer->observe(member, rows);
   }
 
   void store_kv(std::int64_t layer, std::int64_t row) {
@@ -232,6 +265,8 @@ class TypedDecoder final : public Decoder {
     cache_.store(row_sequence_[static_cast<std::size_t>(row)], layer, positions_[static_cast<std::size_t>(row)], key,
                  key + c.kv_width());
   }
+
+  static constexpr ElementType kType = std::is_same_v<T, float> ? ElementType::f32 : ElementType::bf16;
 
   Backend backend_;
   const ModelWeights& weights_;

@@ -14,6 +14,7 @@
 
 namespace quern {
 
+class ActivationObserver;
 class Profiler;
 
 /// Which tokens of an entry get logits.
@@ -41,6 +42,7 @@ class Decoder {
     std::int64_t logit_rows = 0;   ///< rows of logits that one forward() gives at most; 0: one a sequence, or a token
     bool all_logits = false;       ///< every entry's LogitRows counts as `all`
     Profiler* profiler = nullptr;  ///< told of each part of a forward pass; null: none
+    ActivationObserver* observer = nullptr;  ///< told of what enters each matrix; null: none
   };
 
   /// `weights` and `team` must outlive the decoder. Errors: no_memory; bad_input where context_tokens exceeds the learned

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "math/result.hpp"
+#include "model/gguf_file.hpp"
 
 namespace quern {
 
@@ -35,7 +36,17 @@ struct ImportanceMatrix {
   [[nodiscard]] std::vector<float> importance(std::string_view tensor, std::int64_t matrix = 0) const;
 };
 
+/// Either form, told by the file's first bytes. Everything in it is untrusted; errors are bad_input and name the file and
+/// the entry.
 [[nodiscard]] Result<ImportanceMatrix> load_importance_matrix(const std::string& path);
+/// The same from a GGUF file that is open, and from the bytes of a .dat file; `where` names it in errors.
+[[nodiscard]] Result<ImportanceMatrix> importance_matrix_from_gguf(const GgufFile& file);
+[[nodiscard]] Result<ImportanceMatrix> importance_matrix_from_dat(std::string_view bytes, const std::string& where);
+
+/// Gives the sums the shapes of a model's tensors: a .dat file does not say where one expert's columns end. Error bad_input
+/// where a tensor that both have has other columns or experts; it names both and begins with `where`.
+[[nodiscard]] Result<void> fit_importance_matrix(ImportanceMatrix& matrix, const GgufFile& model, std::string_view where);
+
 /// Writes the GGUF form beside and renames.
 [[nodiscard]] Result<void> save_importance_matrix(const ImportanceMatrix& matrix, const std::string& path);
 
