@@ -1,0 +1,353 @@
+// Quantizers of Q2_K, Q4_K and Q5_K: a value is d * scale * code - dmin * minimum, with d and dmin of the super-block, and
+// scale and minimum (small integers >= 0) of the sub-block. Included into each instruction-set file.
+//
+// 1. Each sub-block alone: the step a and offset b of a * code - b, by trying some and refitting each by weighted least
+//    squares to the codes that it gives.
+// 2. d and dmin, such that the steps and offsets are near multiples of them.
+// 3. Rounds: each sub-block tries the integers around its scale and minimum, codes rounded anew each time; then d and dmin
+//    are refitted by weighted least squares over the super-block. The best state seen is kept.
+#pragma once
+
+#include "math/block_quantize_k_group-inl.hpp"
+
+namespace quern {
+namespace {
+namespace kq {
+
+/// Codes from 0 to kMaxCode, scales and minima from 0 to kMaxScale, kElements to a sub-block.
+template <int kElementsOf, int kMaxCodeOf, int kMaxScaleOf>
+struct AffineFormat {
+  static constexpr int kElements = kElementsOf;
+  static constexpr int kMaxCode = kMaxCodeOf;
+  static constexpr int kMaxScale = kMaxScaleOf;
+};
+
+struct CodeSums {
+  V q, qq, xq;  ///< weighted sums of codes, their squares, and codes times values
+};
+
+template <class F, class Group>
+HWY_INLINE CodeSums sum_codes(const Group& group, int first, V inverse, V shift) {
+  CodeSums sums{hn::Zero(DF()), hn::Zero(DF()), hn::Zero(DF())};
+  const V most = splat(F::kMaxCode);
+  for (int j = 0; j < F::kElements; ++j) {
+    const V x = hn::Load(DF(), group.x[j] + first);
+    const V w = hn::Load(DF(), group.w[j] + first);
+    const V q = rounded(clamped(hn::Add(hn::Mul(x, inverse), shift), hn::Zero(DF()), most));
+    const V wq = hn::Mul(w, q);
+    sums.q = hn::Add(sums.q, wq);
+    sums.qq = hn::Add(sums.qq, hn::Mul(wq, q));
+    sums.xq = hn::Add(sums.xq, hn::Mul(wq, x));
+  }
+  return sums;
+}
+
+/// The weighted squared error of each sub-block with step a and offset b, every code the nearest.
+template <class F, class Group>
+HWY_INLINE V affine_error(const Group& group, int first, V a, V b) {
+  const V inverse = inverse_or_zero(a);
+  const V shift = hn::Mul(b, inverse);
+  const V most = splat(F::kMaxCode);
+  V error = hn::Zero(DF());
+  for (int j = 0; j < F::kElements; ++j) {
+    const V x = hn::Load(DF(), group.x[j] + first);
+    const V w = hn::Load(DF(), group.w[j] + first);
+    const V q = rounded(clamped(hn::Add(hn::Mul(x, inverse), shift), hn::Zero(DF()), most));
+    const V difference = hn::Sub(hn::Sub(hn::Mul(a, q), b), x);
+    error = hn::Add(error, hn::Mul(w, hn::Mul(difference, difference)));
+  }
+  return error;
+}
+
+/// Steps, offsets and errors of sub-blocks on their own.
+struct AffineFit {
+  Lanes16 a, b, error, sum_qq;
+};
+
+/// The least-squares step and offset (>= 0) for codes with these sums, and its error.
+template <class Group>
+HWY_INLINE void solve_affine(const Group& group, int first, const CodeSums& sums, V& a, V& b, V& error) {
+  const V zero = hn::Zero(DF());
+  const V w = load(group.sum_w, first);
+  const V wx = load(group.sum_wx, first);
+  const V wxx = load(group.sum_wxx, first);
+  const V determinant = hn::Sub(hn::Mul(w, sums.qq), hn::Mul(sums.q, sums.q));
+  const Mask regular = hn::Gt(determinant, zero);
+  const V safe = hn::IfThenElse(regular, determinant, splat(1.0F));
+  a = hn::Div(hn::Sub(hn::Mul(w, sums.xq), hn::Mul(wx, sums.q)), safe);
+  b = hn::Div(hn::Sub(hn::Mul(a, sums.q), wx), w);
+  // Without an offset where it would be negative.
+  const Mask some = hn::Gt(sums.qq, zero);
+  const V alone = hn::IfThenElseZero(some, hn::Div(sums.xq, hn::IfThenElse(some, sums.qq, splat(1.0F))));
+  const Mask plain = hn::Or(hn::Not(regular), hn::Lt(b, zero));
+  a = hn::Max(hn::IfThenElse(plain, alone, a), zero);
+  b = hn::IfThenElse(plain, zero, b);
+  // sum w (x + b - a q)^2
+  const V two = splat(2.0F);
+  const V ends = hn::Add(wxx, hn::Add(hn::Mul(hn::Mul(a, a), sums.qq), hn::Mul(hn::Mul(b, b), w)));
+  const V cross = hn::Sub(hn::Add(hn::Mul(a, sums.xq), hn::Mul(hn::Mul(a, b), sums.q)), hn::Mul(b, wx));
+  error = hn::Sub(ends, hn::Mul(two, cross));
+}
+
+/// Step 1. kTries ranges of codes, from one code less than the values' range takes to kMore codes more, then kRefits rounds
+/// of rounding to the fit and fitting to the codes.
+template <class F, class Group>
+inline void fit_affine(const Group& group, AffineFit& fit) {
+  constexpr int kTries = 20;
+  constexpr int kRefits = 2;
+  for (int first = 0; first < kWidth; first += kVectorLanes) {
+    const V zero = hn::Zero(DF());
+    V low = zero;
+    V high = hn::Load(DF(), group.x[0] + first);
+    for (int j = 0; j < F::kElements; ++j) {
+      const V x = hn::Load(DF(), group.x[j] + first);
+      low = hn::Min(low, x);
+      high = hn::Max(high, x);
+    }
+    const V w = load(group.sum_w, first);
+    const V wx = load(group.sum_wx, first);
+    // All codes zero.
+    V best_a = zero;
+    V best_b = hn::Max(hn::Div(hn::Sub(zero, wx), w), zero);
+    V best_qq = zero;
+    V best_error =
+        hn::Add(load(group.sum_wxx, first), hn::Mul(best_b, hn::Add(hn::Mul(best_b, w), hn::Mul(splat(2.0F), wx))));
+    const V inverse_range = inverse_or_zero(hn::Sub(high, low));
+    const auto attempt = [&](V inverse, V shift) __attribute__((always_inline)) {
+      const CodeSums sums = sum_codes<F>(group, first, inverse, shift);
+      V a;
+      V b;
+      V error;
+      solve_affine(group, first, sums, a, b, error);
+      const Mask better = hn::Lt(error, best_error);
+      best_error = hn::IfThenElse(better, error, best_error);
+      best_a = hn::IfThenElse(better, a, best_a);
+      best_b = hn::IfThenElse(better, b, best_b);
+      best_qq = hn::IfThenElse(better, sums.qq, best_qq);
+    };
+    for (int i = 0; i < kTries; ++i) {
+      const float codes = static_cast<float>(F::kMaxCode) - 1.0F + 0.1F * static_cast<float>(i);
+      const V inverse = hn::Mul(splat(codes), inverse_range);
+      attempt(inverse, hn::Mul(hn::Sub(zero, low), inverse));
+    }
+    for (int i = 0; i < kRefits; ++i) {
+      const V inverse = inverse_or_zero(best_a);
+      attempt(inverse, hn::Mul(best_b, inverse));
+    }
+    store(best_a, fit.a, first);
+    store(best_b, fit.b, first);
+    store(best_error, fit.error, first);
+    store(best_qq, fit.sum_qq, first);
+  }
+}
+
+/// The unit of which all `values` (>= 0) are nearly multiples by 0 to `most`.
+template <int kCount>
+inline float common_unit(const float* values, const float* weights, int most, int tries) {
+  float largest = 0.0F;
+  for (int k = 0; k < kCount; ++k) largest = values[k] > largest ? values[k] : largest;
+  if (!(largest > 0.0F)) return 0.0F;
+  float best = 0.0F;
+  float best_error = 0.0F;
+  for (int t = 0; t < tries; ++t) {
+    const float unit = largest / (static_cast<float>(most) - 0.5F * static_cast<float>(t));
+    const float inverse = 1.0F / unit;
+    float error = 0.0F;
+    for (int k = 0; k < kCount; ++k) {
+      float n = (values[k] * inverse + 12582912.0F) - 12582912.0F;
+      n = n < static_cast<float>(most) ? n : static_cast<float>(most);
+      const float difference = values[k] - n * unit;
+      error += weights[k] * (difference * difference);
+    }
+    if (t == 0 || error < best_error) {
+      best_error = error;
+      best = unit;
+    }
+  }
+  return best;
+}
+
+/// A whole choice for a group but the codes: those are the nearest ones.
+template <class Group>
+struct AffineChoice {
+  SuperScale d[Group::kSupers];
+  SuperScale dmin[Group::kSupers];
+  double error[Group::kSupers];
+  Lanes16 scale, minimum;  ///< integers
+
+  /// d or dmin of each lane.
+  static void spread(const SuperScale (&of)[Group::kSupers], Lanes16& lanes) {
+    for (int i = 0; i < kWidth; ++i) lanes.at[i] = of[i / Group::kSubBlocks].scaled;
+  }
+};
+
+/// The best of the scales and minima around the choice's, of each sub-block; the error of each super-block.
+template <class F, class Group>
+inline void choose_integers(const Group& group, AffineChoice<Group>& choice) {
+  Lanes16 d;
+  Lanes16 dmin;
+  Lanes16 errors;
+  choice.spread(choice.d, d);
+  choice.spread(choice.dmin, dmin);
+  constexpr float kTurns[3] = {0.0F, -1.0F, 1.0F};
+  for (int first = 0; first < kWidth; first += kVectorLanes) {
+    const V zero = hn::Zero(DF());
+    const V most = splat(F::kMaxScale);
+    const V step = load(d, first);
+    const V step_min = load(dmin, first);
+    const V scale = load(choice.scale, first);
+    const V minimum = load(choice.minimum, first);
+    V best_scale = scale;
+    V best_minimum = minimum;
+    V best_error = affine_error<F>(group, first, hn::Mul(step, scale), hn::Mul(step_min, minimum));
+    for (int i = 0; i < 3; ++i) {
+      const V s = clamped(hn::Add(scale, splat(kTurns[i])), zero, most);
+      for (int k = 0; k < 3; ++k) {
+        if (i == 0 && k == 0) continue;
+        const V m = clamped(hn::Add(minimum, splat(kTurns[k])), zero, most);
+        const V error = affine_error<F>(group, first, hn::Mul(step, s), hn::Mul(step_min, m));
+        const Mask better = hn::Lt(error, best_error);
+        best_error = hn::IfThenElse(better, error, best_error);
+        best_scale = hn::IfThenElse(better, s, best_scale);
+        best_minimum = hn::IfThenElse(better, m, best_minimum);
+      }
+    }
+    store(best_scale, choice.scale, first);
+    store(best_minimum, choice.minimum, first);
+    store(best_error, errors, first);
+  }
+  for (int s = 0; s < Group::kSupers; ++s) {
+    choice.error[s] = 0.0;
+    for (int k = 0; k < Group::kSubBlocks; ++k) choice.error[s] += static_cast<double>(errors.at[s * Group::kSubBlocks + k]);
+  }
+}
+
+/// d and dmin by weighted least squares for the choice's integers and the codes that they give.
+template <class F, class Group>
+inline void refit_supers(const Group& group, AffineChoice<Group>& choice) {
+  Lanes16 d;
+  Lanes16 dmin;
+  Lanes16 sum_q;
+  Lanes16 sum_qq;
+  Lanes16 sum_xq;
+  choice.spread(choice.d, d);
+  choice.spread(choice.dmin, dmin);
+  for (int first = 0; first < kWidth; first += kVectorLanes) {
+    const V inverse = inverse_or_zero(hn::Mul(load(d, first), load(choice.scale, first)));
+    const V b = hn::Mul(load(dmin, first), load(choice.minimum, first));
+    const CodeSums sums = sum_codes<F>(group, first, inverse, hn::Mul(b, inverse));
+    store(sums.q, sum_q, first);
+    store(sums.qq, sum_qq, first);
+    store(sums.xq, sum_xq, first);
+  }
+  for (int s = 0; s < Group::kSupers; ++s) {
+    double qq = 0.0;
+    double qm = 0.0;
+    double mm = 0.0;
+    double xq = 0.0;
+    double xm = 0.0;
+    for (int lane = s * Group::kSubBlocks; lane < (s + 1) * Group::kSubBlocks; ++lane) {
+      const double scale = static_cast<double>(choice.scale.at[lane]);
+      const double minimum = static_cast<double>(choice.minimum.at[lane]);
+      qq += scale * scale * static_cast<double>(sum_qq.at[lane]);
+      qm += scale * minimum * static_cast<double>(sum_q.at[lane]);
+      mm += minimum * minimum * static_cast<double>(group.sum_w.at[lane]);
+      xq += scale * static_cast<double>(sum_xq.at[lane]);
+      xm += minimum * static_cast<double>(group.sum_wx.at[lane]);
+    }
+    const double determinant = qq * mm - qm * qm;
+    double new_d = 0.0;
+    double new_dmin = 0.0;
+    if (determinant > 1e-9 * qq * mm) {
+      new_d = (xq * mm - qm * xm) / determinant;
+      new_dmin = (qm * xq - qq * xm) / determinant;
+    } else if (qq > 0.0) {
+      new_d = xq / qq;
+    }
+    if (new_dmin < 0.0) {
+      new_dmin = 0.0;
+      new_d = qq > 0.0 ? xq / qq : 0.0;
+    }
+    if (new_d > 0.0) {
+      choice.d[s] = group.scale(new_d, s);
+      choice.dmin[s] = group.scale(new_dmin, s);
+    }
+  }
+}
+
+/// Takes over the super-blocks of `other` that are better.
+template <class Group>
+inline void keep_better(AffineChoice<Group>& best, const AffineChoice<Group>& other) {
+  for (int s = 0; s < Group::kSupers; ++s) {
+    if (!(other.error[s] < best.error[s])) continue;
+    best.d[s] = other.d[s];
+    best.dmin[s] = other.dmin[s];
+    best.error[s] = other.error[s];
+    for (int lane = s * Group::kSubBlocks; lane < (s + 1) * Group::kSubBlocks; ++lane) {
+      best.scale.at[lane] = other.scale.at[lane];
+      best.minimum.at[lane] = other.minimum.at[lane];
+    }
+  }
+}
+
+/// Steps 2 and 3.
+template <class F, class Group>
+inline AffineChoice<Group> choose_affine(const Group& group) {
+  constexpr int kRounds = 2;
+  constexpr int kSubBlocks = Group::kSubBlocks;
+  AffineFit fit;
+  fit_affine<F>(group, fit);
+  AffineChoice<Group> choice;
+  for (int s = 0; s < Group::kSupers; ++s) {
+    const int first = s * kSubBlocks;
+    const float d = common_unit<kSubBlocks>(fit.a.at + first, fit.sum_qq.at + first, F::kMaxScale, 12);
+    const float dmin = common_unit<kSubBlocks>(fit.b.at + first, group.sum_w.at + first, F::kMaxScale, 12);
+    choice.d[s] = group.scale(static_cast<double>(group.zero[s] ? 0.0F : d), s);
+    choice.dmin[s] = group.scale(static_cast<double>(group.zero[s] ? 0.0F : dmin), s);
+  }
+  Lanes16 d;
+  Lanes16 dmin;
+  choice.spread(choice.d, d);
+  choice.spread(choice.dmin, dmin);
+  for (int first = 0; first < kWidth; first += kVectorLanes) {
+    const V zero = hn::Zero(DF());
+    const V most = splat(F::kMaxScale);
+    const V scale = hn::Mul(load(fit.a, first), inverse_or_zero(load(d, first)));
+    const V minimum = hn::Mul(load(fit.b, first), inverse_or_zero(load(dmin, first)));
+    store(rounded(clamped(scale, zero, most)), choice.scale, first);
+    store(rounded(clamped(minimum, zero, most)), choice.minimum, first);
+  }
+  choose_integers<F>(group, choice);
+  AffineChoice<Group> best = choice;
+  for (int round = 0; round < kRounds; ++round) {
+    refit_supers<F>(group, choice);
+    choose_integers<F>(group, choice);
+    keep_better(best, choice);
+  }
+  return best;
+}
+
+/// The codes of a choice, by position and lane.
+template <class F, class Group>
+inline void affine_codes(const Group& group, const AffineChoice<Group>& choice,
+                         std::uint8_t (&codes)[F::kElements][kWidth]) {
+  Lanes16 d;
+  Lanes16 dmin;
+  choice.spread(choice.d, d);
+  choice.spread(choice.dmin, dmin);
+  for (int first = 0; first < kWidth; first += kVectorLanes) {
+    const V inverse = inverse_or_zero(hn::Mul(load(d, first), load(choice.scale, first)));
+    const V b = hn::Mul(load(dmin, first), load(choice.minimum, first));
+    const V shift = hn::Mul(b, inverse);
+    for (int j = 0; j < F::kElements; ++j) {
+      const V x = hn::Load(DF(), group.x[j] + first);
+      alignas(64) float q[kWidth];
+      hn::Store(rounded(clamped(hn::Add(hn::Mul(x, inverse), shift), hn::Zero(DF()), splat(F::kMaxCode))), DF(), q);
+      for (int i = 0; i < kVectorLanes; ++i) codes[j][first + i] = static_cast<std::uint8_t>(q[i]);
+    }
+  }
+}
+
+}  // namespace kq
+}  // namespace
+}  // namespace quern

@@ -1,0 +1,189 @@
+// What the K-quant quantizers share: sixteen sub-blocks side by side, scaled into a range where f32 sums are safe.
+// Included into each instruction-set file; everything here has internal linkage.
+//
+// A lane is a sub-block and its elements come one after the other, so every sum has the same order whatever the vector
+// width, and lanes never meet. With products and sums that are never fused (the build turns contraction off for these
+// files), all instruction sets give the same bytes.
+#pragma once
+
+#include <hwy/highway.h>
+
+#include <cstdint>
+
+#include "math/block_decode_common-inl.hpp"
+#include "math/block_quantize.hpp"
+
+namespace quern {
+namespace {
+namespace kq {
+
+namespace hn = hwy::HWY_NAMESPACE;
+
+constexpr int kWidth = 16;           ///< sub-blocks side by side
+constexpr int kSuperElements = 256;  ///< elements of a super-block
+
+using DF = hn::CappedTag<float, kWidth>;
+using V = hn::Vec<DF>;
+using Mask = hn::Mask<DF>;
+constexpr int kVectorLanes = static_cast<int>(HWY_LANES(float)) < kWidth ? static_cast<int>(HWY_LANES(float)) : kWidth;
+
+/// A number of each sub-block.
+struct Lanes16 {
+  alignas(64) float at[kWidth];
+};
+
+HWY_INLINE V load(const Lanes16& lanes, int first) { return hn::Load(DF(), lanes.at + first); }
+HWY_INLINE void store(V v, Lanes16& lanes, int first) { hn::Store(v, DF(), lanes.at + first); }
+HWY_INLINE V splat(float x) { return hn::Set(DF(), x); }
+HWY_INLINE V clamped(V x, V low, V high) { return hn::Min(hn::Max(x, low), high); }
+/// To the nearest integer, ties to even, of |x| < 2^22.
+HWY_INLINE V rounded(V x) {
+  const V magic = splat(12582912.0F);
+  return hn::Sub(hn::Add(x, magic), magic);
+}
+/// 1 / x, and 0 where x is zero or so near to it that 1 / x might not be a number.
+HWY_INLINE V inverse_or_zero(V x) {
+  const Mask zero = hn::Lt(hn::Abs(x), splat(0x1p-100F));
+  return hn::IfThenZeroElse(zero, hn::Div(splat(1.0F), hn::IfThenElse(zero, splat(1.0F), x)));
+}
+
+inline double power_of_two(int exponent) {
+  return __builtin_bit_cast(double, static_cast<std::uint64_t>(1023 + exponent) << 52);
+}
+
+/// A super-block's scale: the nearest binary16 number, but the largest for all above it, and the smallest above zero for all
+/// between.
+inline std::uint16_t f16_scale_bits(double value) {
+  const std::uint16_t sign = value < 0.0 ? 0x8000U : 0U;
+  const double magnitude = value < 0.0 ? -value : value;
+  if (!(magnitude > 0.0)) return 0;
+  if (magnitude >= 65504.0) return static_cast<std::uint16_t>(sign | 0x7BFFU);
+  if (magnitude <= 0x1p-24) return static_cast<std::uint16_t>(sign | 1U);
+  if (magnitude < 0x1p-14) {
+    const double units = (magnitude * 0x1p24 + 0x1.8p52) - 0x1.8p52;  // 1024 is the smallest normal number's bits
+    return static_cast<std::uint16_t>(sign | static_cast<std::uint16_t>(units));
+  }
+  const std::uint64_t bits = __builtin_bit_cast(std::uint64_t, magnitude);
+  const std::uint64_t nearest = (bits + ((std::uint64_t{1} << 41) - 1) + ((bits >> 42) & 1U)) >> 42;
+  return static_cast<std::uint16_t>(sign | static_cast<std::uint16_t>(nearest - (std::uint64_t{1023 - 15} << 10)));
+}
+
+inline void store_u16(std::uint16_t value, std::uint8_t* bytes) {
+  bytes[0] = static_cast<std::uint8_t>(value & 0xFFU);
+  bytes[1] = static_cast<std::uint8_t>(value >> 8);
+}
+
+/// A super-block's scale as the search holds it: the number in the file, and that number in the group's scaled units.
+struct SuperScale {
+  std::uint16_t bits = 0;
+  float scaled = 0.0F;
+};
+
+/// Sixteen sub-blocks of kElements: one super-block of sixteen, or two of eight. Values are scaled by a power of two for
+/// each super-block, which is exact, so that the largest is about 1, and so are weights.
+template <int kElements>
+struct Group {
+  static constexpr int kSubBlocks = kSuperElements / kElements;  ///< of a super-block
+  static constexpr int kSupers = kWidth / kSubBlocks;
+
+  alignas(64) float x[kElements][kWidth];
+  alignas(64) float w[kElements][kWidth];
+  Lanes16 sum_w, sum_wx, sum_wxx;
+  int exponent[kSupers];  ///< x is the file's value / 2^exponent
+  bool zero[kSupers];     ///< every value is nearer to zero than to the smallest number that the format can say
+
+  /// The f16 number nearest to `scaled`, in the group's units.
+  SuperScale scale(double scaled, int super) const {
+    SuperScale result;
+    result.bits = f16_scale_bits(scaled * power_of_two(exponent[super]));
+    const double value = static_cast<double>(float_from_f16_bits(result.bits)) * power_of_two(-exponent[super]);
+    if (value < 0x1p-100 && value > -0x1p-100) {
+      result.bits = 0;
+    } else {
+      result.scaled = static_cast<float>(value);
+    }
+    return result;
+  }
+};
+
+/// exponent of the power of two at or below x > 0, from -126 to 126, so that its inverse is an exact normal number too.
+inline int exponent_of(float x) {
+  const int exponent = static_cast<int>(__builtin_bit_cast(std::uint32_t, x) >> 23) - 127;
+  return exponent < -126 ? -126 : (exponent > 126 ? 126 : exponent);
+}
+
+/// Puts one super-block of 256 values and weights (null: all 1) into the lanes from super * kSubBlocks on.
+template <int kElements>
+inline void load_super(Group<kElements>& group, int super, const float* x, const float* importance) {
+  constexpr int kSubBlocks = Group<kElements>::kSubBlocks;
+  float largest = 0.0F;
+  float largest_w = 0.0F;
+  for (int i = 0; i < kSuperElements; ++i) {
+    const float magnitude = x[i] < 0.0F ? -x[i] : x[i];
+    if (magnitude > largest && magnitude <= 0x1.FFFFFEp127F) largest = magnitude;
+    if (importance != nullptr && importance[i] > largest_w && importance[i] <= 0x1.FFFFFEp127F) largest_w = importance[i];
+  }
+  group.zero[super] = largest < 0x1p-25F;
+  const int exponent = group.zero[super] ? 0 : exponent_of(largest);
+  group.exponent[super] = exponent;
+  const float scale = static_cast<float>(power_of_two(-exponent));
+  const bool weighted = largest_w > 0.0F;
+  const float scale_w = weighted ? static_cast<float>(power_of_two(-exponent_of(largest_w))) : 1.0F;
+  for (int k = 0; k < kSubBlocks; ++k) {
+    const int lane = super * kSubBlocks + k;
+    for (int j = 0; j < kElements; ++j) {
+      const float value = x[k * kElements + j];
+      const bool finite = value <= 0x1.FFFFFEp127F && value >= -0x1.FFFFFEp127F;
+      group.x[j][lane] = finite ? value * scale : 0.0F;
+      // A sub-block of no importance still gets a fit of its own, and no weight is small enough to vanish in a division.
+      const float w = weighted ? importance[k * kElements + j] * scale_w : 1.0F;
+      group.w[j][lane] = w > 0x1p-30F ? (w < 4.0F ? w : 4.0F) : 0x1p-30F;
+    }
+  }
+}
+
+/// The sums over each sub-block that no choice of codes changes.
+template <int kElements>
+inline void sum_weights(Group<kElements>& group) {
+  for (int first = 0; first < kWidth; first += kVectorLanes) {
+    V sum_w = hn::Zero(DF());
+    V sum_wx = hn::Zero(DF());
+    V sum_wxx = hn::Zero(DF());
+    for (int j = 0; j < kElements; ++j) {
+      const V x = hn::Load(DF(), group.x[j] + first);
+      const V w = hn::Load(DF(), group.w[j] + first);
+      const V wx = hn::Mul(w, x);
+      sum_w = hn::Add(sum_w, w);
+      sum_wx = hn::Add(sum_wx, wx);
+      sum_wxx = hn::Add(sum_wxx, hn::Mul(wx, x));
+    }
+    store(sum_w, group.sum_w, first);
+    store(sum_wx, group.sum_wx, first);
+    store(sum_wxx, group.sum_wxx, first);
+  }
+}
+
+/// Calls quantize(group, out of each super-block, super-blocks that are in the group) for all super-blocks of the rows.
+template <int kElements, int kBytes, class Quantize>
+inline void for_each_group(const QuantizeRows& rows, const Quantize& quantize) {
+  constexpr int kSupers = Group<kElements>::kSupers;
+  const std::int64_t per_row = rows.cols / kSuperElements;
+  const std::int64_t blocks = rows.rows * per_row;
+  auto* const out = reinterpret_cast<std::uint8_t*>(rows.out);
+  Group<kElements> group;
+  for (std::int64_t block = 0; block < blocks; block += kSupers) {
+    const int supers = blocks - block < kSupers ? static_cast<int>(blocks - block) : kSupers;
+    for (int s = 0; s < kSupers; ++s) {
+      const std::int64_t source = block + (s < supers ? s : 0);  // a last lone super-block fills the others' lanes too
+      const std::int64_t column = source % per_row * kSuperElements;
+      load_super(group, s, rows.x + source * kSuperElements,
+                 rows.importance == nullptr ? nullptr : rows.importance + column);
+    }
+    sum_weights(group);
+    quantize(group, out + block * kBytes, supers);
+  }
+}
+
+}  // namespace kq
+}  // namespace
+}  // namespace quern
