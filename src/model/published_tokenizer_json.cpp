@@ -188,6 +188,7 @@ std::string published_to_json(const TokenizerData& data) {
                      {"over_bytes", rule.over_bytes}});
   }
   json["split_rules"] = std::move(rules);
+  if (!description.pretokenizer_name.empty()) json["pretokenizer_name"] = from_text(description.pretokenizer_name);
   json["normalizer"] = from_steps(description.normalizer);
   json["word_spelling"] = from_steps(description.word_spelling);
   json["special"] = from_specials(description.special);
@@ -230,6 +231,7 @@ Result<VocabularyDescription> published_from_json(std::string_view text) {
     entry.flag("over_bytes", rule.over_bytes);
     description.split_rules.push_back(std::move(rule));
   }
+  if (!members.get("pretokenizer_name").is_null()) description.pretokenizer_name = members.text("pretokenizer_name");
   description.normalizer = to_steps(members, "normalizer", wrong);
   description.word_spelling = to_steps(members, "word_spelling", wrong);
   description.special = to_specials(members, "special", wrong);

@@ -62,7 +62,8 @@ inline constexpr std::string_view kEndOfText = "<|endoftext|>";
 
 namespace internal {
 struct TokenizerData;
-}
+struct TokenizerAccess;
+}  // namespace internal
 
 /// A tokenizer: an immutable value, cheap to copy, safe to share between threads. decode(encode(text)) == text for every
 /// text that encodes: any bytes with `bytes` and `bpe`, text of known characters with `characters`; a published vocabulary
@@ -131,6 +132,7 @@ class Tokenizer {
 
  private:
   friend class StreamingDecoder;
+  friend struct internal::TokenizerAccess;
   explicit Tokenizer(std::shared_ptr<const internal::TokenizerData> data) : data_(std::move(data)) {}
   std::shared_ptr<const internal::TokenizerData> data_;
 };

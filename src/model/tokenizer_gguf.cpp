@@ -92,6 +92,7 @@ class Reader {
     auto named = named_pretokenizer(*pre);
     if (!named) return tl::make_unexpected(wrong("pre", fmt::format("the pre-tokenizer \"{}\" is not known", *pre)));
     description_.split_rules = std::move(named->rules);
+    description_.pretokenizer_name = *pre;
     description_.ignore_merges = named->ignore_merges;
     description_.roles.add_bos = named->add_bos;
     return read_merges(description_.merges);
@@ -163,14 +164,7 @@ class Reader {
       *flag = *value;
     }
     if (!roles.eot) roles.eot = named_end_of_turn();
-    if (description_.kind == TokenizerKind::sentencepiece) {
-      if (roles.add_space_prefix)
-        description_.word_spelling.push_back({.kind = NormalizerStep::Kind::prepend, .from = {}, .to = " "});
-      description_.word_spelling.push_back({.from = " ", .to = std::string(kSpaceMark)});
-      description_.strips_prefix = description_.strips_after_special = roles.add_space_prefix;
-    } else {
-      roles.add_space_prefix = false;  // byte-level vocabularies put nothing in front
-    }
+    if (description_.kind == TokenizerKind::byte_level_bpe) roles.add_space_prefix = false;  // they put nothing in front
     if (!typed_) {
       // Without types, what has a role is control, and what is spelled as a byte is one.
       for (const auto& id : {roles.bos, roles.eos, roles.eot, roles.eom, roles.padding}) {
@@ -196,18 +190,8 @@ class Reader {
     std::string name(file_.string_or("general.name", "").value_or(""));
     std::transform(name.begin(), name.end(), name.begin(),
                    [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
-    const bool phi3 = name.find("phi-3") != std::string::npos || name.find("phi3") != std::string::npos;
-    for (std::size_t id = 0; id < description_.texts.size(); ++id) {
-      const TokenKind kind = description_.kinds[id];
-      if (kind != TokenKind::control && kind != TokenKind::unknown && kind != TokenKind::user_defined) continue;
-      SpecialText special{.text = description_.texts[id], .id = static_cast<std::int32_t>(id)};
-      special.strip_right = phi3 && special.text != "<unk>" && special.text != "<s>" && special.text != "<|endoftext|>";
-      if (kind == TokenKind::user_defined && description_.kind == TokenizerKind::sentencepiece) {
-        // Some writers spell the spaces of such tokens as the vocabulary does; the text has plain ones.
-        special.text = replace_all(special.text, kSpaceMark, " ");
-      }
-      description_.special.push_back(std::move(special));
-    }
+    internal::add_gguf_text_handling(description_,
+                                     name.find("phi-3") != std::string::npos || name.find("phi3") != std::string::npos);
   }
 
   const GgufFile& file_;
@@ -216,6 +200,27 @@ class Reader {
 };
 
 }  // namespace
+
+void internal::add_gguf_text_handling(VocabularyDescription& description, bool phi3) {
+  const bool sentencepiece = description.kind == TokenizerKind::sentencepiece;
+  if (sentencepiece) {
+    const bool prefix = description.roles.add_space_prefix;
+    if (prefix) description.word_spelling.push_back({.kind = NormalizerStep::Kind::prepend, .from = {}, .to = " "});
+    description.word_spelling.push_back({.from = " ", .to = std::string(kSpaceMark)});
+    description.strips_prefix = description.strips_after_special = prefix;
+  }
+  for (std::size_t id = 0; id < description.texts.size(); ++id) {
+    const TokenKind kind = description.kinds[id];
+    if (kind != TokenKind::control && kind != TokenKind::unknown && kind != TokenKind::user_defined) continue;
+    SpecialText special{.text = description.texts[id], .id = static_cast<std::int32_t>(id)};
+    special.strip_right = phi3 && special.text != "<unk>" && special.text != "<s>" && special.text != "<|endoftext|>";
+    if (kind == TokenKind::user_defined && sentencepiece) {
+      // Some writers spell the spaces of such tokens as the vocabulary does; the text has plain ones.
+      special.text = replace_all(special.text, kSpaceMark, " ");
+    }
+    description.special.push_back(std::move(special));
+  }
+}
 
 Result<Tokenizer> Tokenizer::from_gguf(const GgufFile& file) {
   auto description = Reader(file).read();

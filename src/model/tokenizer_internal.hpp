@@ -28,6 +28,7 @@ struct VocabularyDescription {
   std::vector<float> scores;
   std::vector<std::pair<std::string, std::string>> merges;  ///< spelled like the texts, in their order of preference
   std::vector<SplitRule> split_rules;
+  std::string pretokenizer_name;  ///< GGUF's name for split_rules, where they came by name
   bool ignore_merges = false;
   bool byte_fallback = false;  ///< sentencepiece: use the byte tokens
   bool fuse_unknown = false;
@@ -75,8 +76,21 @@ struct TokenizerData {
   std::unique_ptr<PublishedVocabulary> published;
 };
 
+/// What the readers and writers of files need of a Tokenizer.
+struct TokenizerAccess {
+  [[nodiscard]] static const TokenizerData& data(const Tokenizer& tokenizer) { return *tokenizer.data_; }
+  [[nodiscard]] static Tokenizer make(std::shared_ptr<const TokenizerData> data) { return Tokenizer(std::move(data)); }
+};
+
 /// The token with this name (special ones) or these bytes, -1: none.
 [[nodiscard]] std::int32_t find_published(const TokenizerData& data, std::string_view text);
+
+/// Sets what a GGUF vocabulary does with a text beside its tokens, which follows from the rest: how spaces are spelled and
+/// which texts are special. `phi3`: special tokens take the white space after them.
+void add_gguf_text_handling(VocabularyDescription& description, bool phi3);
+
+/// llama2.c's tokenizer.bin from memory; `where` names it in errors. See load_llama2c_tokenizer.
+[[nodiscard]] Result<Tokenizer> parse_llama2c_tokenizer(std::string_view bytes, std::int64_t vocab, std::string_view where);
 
 /// Checks a description and makes a tokenizer's data of it. Errors do not name the file.
 [[nodiscard]] Result<std::shared_ptr<const TokenizerData>> build_published(VocabularyDescription description);
