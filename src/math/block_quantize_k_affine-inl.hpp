@@ -141,30 +141,12 @@ inline void fit_affine(const Group& group, AffineFit& fit) {
   }
 }
 
-/// The unit of which all `values` (>= 0) are nearly multiples by 0 to `most`.
-template <int kCount>
-inline float common_unit(const float* values, const float* weights, int most, int tries) {
+/// d or dmin for steps or offsets.
+template <class F, int kCount>
+inline float positive_unit(const float* values, const float* weights) {
   float largest = 0.0F;
   for (int k = 0; k < kCount; ++k) largest = values[k] > largest ? values[k] : largest;
-  if (!(largest > 0.0F)) return 0.0F;
-  float best = 0.0F;
-  float best_error = 0.0F;
-  for (int t = 0; t < tries; ++t) {
-    const float unit = largest / (static_cast<float>(most) - 0.5F * static_cast<float>(t));
-    const float inverse = 1.0F / unit;
-    float error = 0.0F;
-    for (int k = 0; k < kCount; ++k) {
-      float n = (values[k] * inverse + 12582912.0F) - 12582912.0F;
-      n = n < static_cast<float>(most) ? n : static_cast<float>(most);
-      const float difference = values[k] - n * unit;
-      error += weights[k] * (difference * difference);
-    }
-    if (t == 0 || error < best_error) {
-      best_error = error;
-      best = unit;
-    }
-  }
-  return best;
+  return common_unit<kCount>(values, weights, 0.0F, F::kMaxScale, largest, F::kMaxScale);
 }
 
 /// A whole choice for a group but the codes: those are the nearest ones.
@@ -300,8 +282,8 @@ inline AffineChoice<Group> choose_affine(const Group& group) {
   AffineChoice<Group> choice;
   for (int s = 0; s < Group::kSupers; ++s) {
     const int first = s * kSubBlocks;
-    const float d = common_unit<kSubBlocks>(fit.a.at + first, fit.sum_qq.at + first, F::kMaxScale, 12);
-    const float dmin = common_unit<kSubBlocks>(fit.b.at + first, group.sum_w.at + first, F::kMaxScale, 12);
+    const float d = positive_unit<F, kSubBlocks>(fit.a.at + first, fit.sum_qq.at + first);
+    const float dmin = positive_unit<F, kSubBlocks>(fit.b.at + first, group.sum_w.at + first);
     choice.d[s] = group.scale(static_cast<double>(group.zero[s] ? 0.0F : d), s);
     choice.dmin[s] = group.scale(static_cast<double>(group.zero[s] ? 0.0F : dmin), s);
   }

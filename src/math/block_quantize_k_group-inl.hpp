@@ -112,34 +112,61 @@ inline int exponent_of(float x) {
   return exponent < -126 ? -126 : (exponent > 126 ? 126 : exponent);
 }
 
-/// Puts one super-block of 256 values and weights (null: all 1) into the lanes from super * kSubBlocks on.
-template <int kElements>
-inline void load_super(Group<kElements>& group, int super, const float* x, const float* importance) {
-  constexpr int kSubBlocks = Group<kElements>::kSubBlocks;
-  float largest = 0.0F;
-  float largest_w = 0.0F;
-  for (int i = 0; i < kSuperElements; ++i) {
-    const float magnitude = x[i] < 0.0F ? -x[i] : x[i];
-    if (magnitude > largest && magnitude <= 0x1.FFFFFEp127F) largest = magnitude;
-    if (importance != nullptr && importance[i] > largest_w && importance[i] <= 0x1.FFFFFEp127F) largest_w = importance[i];
+/// Whether |x| is a number below infinity.
+HWY_INLINE Mask is_finite(V x) { return hn::Le(hn::Abs(x), splat(0x1.FFFFFEp127F)); }
+
+/// The largest finite |x| of a super-block.
+inline float largest_of(const float* x) {
+  V largest = hn::Zero(DF());
+  for (int i = 0; i < kSuperElements; i += kVectorLanes) {
+    const V v = hn::LoadU(DF(), x + i);
+    largest = hn::Max(largest, hn::IfThenElseZero(is_finite(v), hn::Abs(v)));
   }
+  alignas(64) float lanes[kVectorLanes];
+  hn::Store(largest, DF(), lanes);
+  float result = 0.0F;
+  for (const float lane : lanes) result = lane > result ? lane : result;
+  return result;
+}
+
+/// From elements in order to sub-blocks side by side.
+template <int kElements>
+inline void put_in_lanes(const float (&elements)[kSuperElements], int first, float (&lanes)[kElements][kWidth]) {
+  constexpr int kSubBlocks = kSuperElements / kElements;
+  for (int j = 0; j < kElements; ++j) {
+    for (int k = 0; k < kSubBlocks; ++k) lanes[j][first + k] = elements[k * kElements + j];
+  }
+}
+
+/// Puts the values of one super-block into the lanes from super * kSubBlocks on; any that is no finite number counts as 0.
+template <int kElements>
+inline void load_values(Group<kElements>& group, int super, const float* x) {
+  const float largest = largest_of(x);
   group.zero[super] = largest < 0x1p-25F;
   const int exponent = group.zero[super] ? 0 : exponent_of(largest);
   group.exponent[super] = exponent;
-  const float scale = static_cast<float>(power_of_two(-exponent));
-  const bool weighted = largest_w > 0.0F;
-  const float scale_w = weighted ? static_cast<float>(power_of_two(-exponent_of(largest_w))) : 1.0F;
-  for (int k = 0; k < kSubBlocks; ++k) {
-    const int lane = super * kSubBlocks + k;
-    for (int j = 0; j < kElements; ++j) {
-      const float value = x[k * kElements + j];
-      const bool finite = value <= 0x1.FFFFFEp127F && value >= -0x1.FFFFFEp127F;
-      group.x[j][lane] = finite ? value * scale : 0.0F;
-      // A sub-block of no importance still gets a fit of its own, and no weight is small enough to vanish in a division.
-      const float w = weighted ? importance[k * kElements + j] * scale_w : 1.0F;
-      group.w[j][lane] = w > 0x1p-30F ? (w < 4.0F ? w : 4.0F) : 0x1p-30F;
-    }
+  const V scale = splat(static_cast<float>(power_of_two(-exponent)));
+  alignas(64) float scaled[kSuperElements];
+  for (int i = 0; i < kSuperElements; i += kVectorLanes) {
+    const V v = hn::LoadU(DF(), x + i);
+    hn::Store(hn::IfThenElseZero(is_finite(v), hn::Mul(v, scale)), DF(), scaled + i);
   }
+  put_in_lanes(scaled, super * Group<kElements>::kSubBlocks, group.x);
+}
+
+/// The same of weights. A sub-block of no importance still gets a fit of its own, and no sum of weights vanishes: all are at
+/// least 2^-30 of the largest. Where all are zero, all are equal.
+template <int kElements>
+inline void load_weights(Group<kElements>& group, int super, const float* importance) {
+  const float largest = largest_of(importance);
+  const V scale = splat(largest > 0.0F ? static_cast<float>(power_of_two(-exponent_of(largest))) : 0.0F);
+  const V least = splat(0x1p-30F);
+  alignas(64) float scaled[kSuperElements];
+  for (int i = 0; i < kSuperElements; i += kVectorLanes) {
+    const V w = hn::Mul(hn::LoadU(DF(), importance + i), scale);
+    hn::Store(hn::IfThenElse(hn::Gt(w, least), hn::Min(w, splat(4.0F)), least), DF(), scaled + i);
+  }
+  put_in_lanes(scaled, super * Group<kElements>::kSubBlocks, group.w);
 }
 
 /// The sums over each sub-block that no choice of codes changes.
@@ -163,6 +190,34 @@ inline void sum_weights(Group<kElements>& group) {
   }
 }
 
+/// The unit of which the values are most nearly whole multiples, from `fewest` to `most`, in the sense of weighted least
+/// squares. Tried: units that divide `extreme`, the value of largest magnitude, by kUnits numbers from `end` down, where end
+/// is fewest or most.
+template <int kCount>
+inline float common_unit(const float* values, const float* weights, float fewest, float most, float extreme, float end) {
+  constexpr int kUnits = 16;
+  if (extreme == 0.0F) return 0.0F;
+  alignas(64) float units[kUnits];
+  alignas(64) float errors[kUnits];
+  const float toward_zero = end < 0.0F ? 0.5F : -0.5F;
+  for (int t = 0; t < kUnits; ++t) units[t] = extreme / (end + toward_zero * static_cast<float>(t));
+  for (int t = 0; t < kUnits; t += kVectorLanes) {
+    const V unit = hn::Load(DF(), units + t);
+    const V inverse = inverse_or_zero(unit);
+    V error = hn::Zero(DF());
+    for (int k = 0; k < kCount; ++k) {
+      const V value = splat(values[k]);
+      const V n = rounded(clamped(hn::Mul(value, inverse), splat(fewest), splat(most)));
+      const V difference = hn::Sub(value, hn::Mul(n, unit));
+      error = hn::Add(error, hn::Mul(splat(weights[k]), hn::Mul(difference, difference)));
+    }
+    hn::Store(error, DF(), errors + t);
+  }
+  int best = 0;
+  for (int t = 1; t < kUnits; ++t) best = errors[t] < errors[best] ? t : best;
+  return units[best];
+}
+
 /// Calls quantize(group, out of each super-block, super-blocks that are in the group) for all super-blocks of the rows.
 template <int kElements, int kBytes, class Quantize>
 inline void for_each_group(const QuantizeRows& rows, const Quantize& quantize) {
@@ -171,13 +226,17 @@ inline void for_each_group(const QuantizeRows& rows, const Quantize& quantize) {
   const std::int64_t blocks = rows.rows * per_row;
   auto* const out = reinterpret_cast<std::uint8_t*>(rows.out);
   Group<kElements> group;
+  if (rows.importance == nullptr) {
+    for (float(&lanes)[kWidth] : group.w) {
+      for (float& w : lanes) w = 1.0F;
+    }
+  }
   for (std::int64_t block = 0; block < blocks; block += kSupers) {
     const int supers = blocks - block < kSupers ? static_cast<int>(blocks - block) : kSupers;
     for (int s = 0; s < kSupers; ++s) {
       const std::int64_t source = block + (s < supers ? s : 0);  // a last lone super-block fills the others' lanes too
-      const std::int64_t column = source % per_row * kSuperElements;
-      load_super(group, s, rows.x + source * kSuperElements,
-                 rows.importance == nullptr ? nullptr : rows.importance + column);
+      load_values(group, s, rows.x + source * kSuperElements);
+      if (rows.importance != nullptr) load_weights(group, s, rows.importance + source % per_row * kSuperElements);
     }
     sum_weights(group);
     quantize(group, out + block * kBytes, supers);

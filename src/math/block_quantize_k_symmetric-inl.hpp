@@ -139,7 +139,7 @@ inline void nearest_integers(const Lanes16& steps, SuperScale d, Lanes16& scale)
 
 /// The unit of which all steps are nearly multiples by -kMaxScale to kMaxScale - 1.
 template <class F>
-inline float signed_unit(const Lanes16& steps, const Lanes16& weights, int tries) {
+inline float signed_unit(const Lanes16& steps, const Lanes16& weights) {
   float largest = 0.0F;
   float magnitude = 0.0F;
   for (int k = 0; k < kWidth; ++k) {
@@ -149,25 +149,7 @@ inline float signed_unit(const Lanes16& steps, const Lanes16& weights, int tries
       largest = steps.at[k];
     }
   }
-  if (!(magnitude > 0.0F)) return 0.0F;
-  float best = 0.0F;
-  float best_error = 0.0F;
-  for (int t = 0; t < tries; ++t) {
-    const float unit = -largest / (static_cast<float>(F::kMaxScale) - 0.5F * static_cast<float>(t));
-    const float inverse = 1.0F / unit;
-    float error = 0.0F;
-    for (int k = 0; k < kWidth; ++k) {
-      float n = (steps.at[k] * inverse + 12582912.0F) - 12582912.0F;
-      n = n < static_cast<float>(F::kMaxScale - 1) ? n : static_cast<float>(F::kMaxScale - 1);
-      const float difference = steps.at[k] - n * unit;
-      error += weights.at[k] * (difference * difference);
-    }
-    if (t == 0 || error < best_error) {
-      best_error = error;
-      best = unit;
-    }
-  }
-  return best;
+  return common_unit<kWidth>(steps.at, weights.at, -F::kMaxScale, F::kMaxScale - 1, largest, -F::kMaxScale);
 }
 
 /// d by weighted least squares for the choice's scales and the codes that they give.
@@ -212,7 +194,7 @@ inline SymmetricChoice choose_symmetric(const Sixteen& group) {
     weights.at[k] = a * a > 0.0F ? (plus ? fit.gain_plus.at[k] : fit.gain_minus.at[k]) / (a * a) : 0.0F;
   }
   SymmetricChoice choice;
-  choice.d = group.scale(group.zero[0] ? 0.0 : static_cast<double>(signed_unit<F>(steps, weights, 16)), 0);
+  choice.d = group.scale(group.zero[0] ? 0.0 : static_cast<double>(signed_unit<F>(steps, weights)), 0);
   Lanes16 centre;
   Lanes16 error;
   for (int k = 0; k < kWidth; ++k) {
