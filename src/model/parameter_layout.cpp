@@ -45,7 +45,7 @@ LayerParameters add_layer(LayoutBuilder& builder, const ModelConfig& c, std::int
   p.norm1 = builder.add(block + "attn_norm.weight", ParameterKind::norm, c.width);
   p.norm1_bias = builder.add_if(c.norm_bias, block + "attn_norm.bias", ParameterKind::bias, c.width);
   p.qkv = builder.add(block + "attn_qkv.weight", ParameterKind::matrix, c.qkv_width(), c.width);
-  p.qkv_bias = builder.add_if(c.attention_bias, block + "attn_qkv.bias", ParameterKind::bias, c.qkv_width());
+  p.qkv_bias = builder.add_if(c.has_qkv_bias(), block + "attn_qkv.bias", ParameterKind::bias, c.qkv_width());
   p.q_norm = builder.add_if(c.qk_norm, block + "attn_q_norm.weight", ParameterKind::norm, c.head_dim);
   p.k_norm = builder.add_if(c.qk_norm, block + "attn_k_norm.weight", ParameterKind::norm, c.head_dim);
   p.attention_out = builder.add(block + "attn_output.weight", ParameterKind::residual_matrix, c.width, c.query_width());

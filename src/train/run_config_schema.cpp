@@ -78,6 +78,8 @@ void add_model_keys(std::vector<RunKey>& keys) {
        false});
   add({"model.attention_bias", BooleanKey{QUERN_FIELD(model.attention_bias)}, "biases of the attention projections", "",
        false});
+  add({"model.qkv_bias", BooleanKey{QUERN_FIELD(model.qkv_bias)},
+       "biases of the q, k and v projections without one of the output (Qwen2)", "", false});
   add({"model.mlp_bias", BooleanKey{QUERN_FIELD(model.mlp_bias)}, "biases of the feed-forward matrices", "", false});
   add({"model.norm_bias", BooleanKey{QUERN_FIELD(model.norm_bias)}, "biases of the norms; layer_norm only", "", false});
   add({"model.tied_embeddings", BooleanKey{QUERN_FIELD(model.tied_embeddings)}, "the head is the embedding table", "",

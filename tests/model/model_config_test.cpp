@@ -157,7 +157,6 @@ TEST(ModelConfig, WhatHasNoBackwardPassIsNotTrainable) {
   const std::vector<std::pair<std::string, std::function<void(ModelConfig&)>>> cases = {
       {"experts", [](ModelConfig& c) { c.experts = c.experts_used = 2; }},
       {"swiglu_clamped", [](ModelConfig& c) { c.mlp = MlpKind::swiglu_clamped; }},
-      {"qkv_bias", [](ModelConfig& c) { c.qkv_bias = true; }},
       {"post_norms", [](ModelConfig& c) { c.post_norms = true; }},
       {"attention_sinks", [](ModelConfig& c) { c.attention_sinks = true; }}};
   for (const auto& [word, change] : cases) {
@@ -279,6 +278,17 @@ TEST(ParameterLayout, NamesOfAGpt2RowInOrder) {
   EXPECT_EQ(names[names.size() - 2], "output_norm.bias");
   EXPECT_EQ(names.back(), "output.weight");
   EXPECT_EQ(layout.head, static_cast<int>(names.size()) - 1);
+}
+
+TEST(ParameterLayout, QkvBiasIsWithoutAnOutputBias) {
+  ModelConfig config = llama_row();
+  config.qkv_bias = true;
+  ASSERT_TRUE(trainable(config));
+  const ParameterLayout layout = parameter_layout(config);
+  const LayerParameters& layer = layout.layers[1];
+  EXPECT_EQ(layout.parameters.at(static_cast<std::size_t>(layer.qkv_bias)).name, "blk.1.attn_qkv.bias");
+  EXPECT_EQ(layout.parameters.at(static_cast<std::size_t>(layer.qkv_bias)).count(), config.qkv_width());
+  EXPECT_EQ(layer.attention_out_bias, -1);
 }
 
 TEST(ParameterLayout, OffsetsAreAlignedAndDoNotOverlap) {

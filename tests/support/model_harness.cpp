@@ -67,6 +67,10 @@ std::vector<NamedModel> tiny_models() {
   c.mlp_width = 33;
   c.vocab = 31;
   add("awkward_sizes", c);
+  c = llama_row();
+  c.qkv_bias = true;
+  c.tied_embeddings = false;
+  add("qwen2_qkv_bias", c);
   return models;
 }
 

@@ -156,6 +156,7 @@ INSTANTIATE_TEST_SUITE_P(
                            c.kv_heads = c.heads;
                            c.attention_bias = true;
                          }),
+                    with("QkvBias", llama_style(), [](ModelConfig& c) { c.qkv_bias = true; }),
                     with("Untied", llama_style(), [](ModelConfig& c) { c.tied_embeddings = false; }),
                     with("EmbeddingScale", gpt2_style(), [](ModelConfig& c) { c.embedding_scale = 2.5F; }),
                     with("FinalSoftCap", llama_style(), [](ModelConfig& c) { c.final_soft_cap = 2.0F; }),
