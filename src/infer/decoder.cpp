@@ -68,7 +68,7 @@ class TypedDecoder final : public Decoder {
     buffers_.attention = arena_.get<T>(plan_, attention);
     buffers_.mlp_pre = pre_width > 0 ? arena_.get<T>(plan_, pre) : nullptr;
     buffers_.mlp_act = arena_.get<T>(plan_, act);
-    if (c.post_norms) buffers_.branch = arena_.get<float>(plan_, branch);
+    if (c.post_norms) buffers_.branch1 = buffers_.branch2 = arena_.get<float>(plan_, branch);
     if (c.experts > 0) {
       experts_ = {.router_logits = arena_.get<float>(plan_, router),
                   .chosen = arena_.get<std::int32_t>(plan_, chosen),

@@ -60,8 +60,9 @@ void attention_output_forward(Exec& exec, const ModelWeights& weights, std::int6
   const LayerWeights& w = weights.layers[static_cast<std::size_t>(layer)];
   if (w.post_norm1 != nullptr) {
     matmul_forward(exec, rows_of(buffers.attention, range, config.query_width()), w.attention_out,
-                   mutable_rows_of(buffers.branch, range, config.width), {.bias = w.attention_out_bias});
-    internal::add_normed_branch(exec, config, w.post_norm1, buffers.branch, buffers.x_in, buffers.x_mid, range);
+                   mutable_rows_of(buffers.branch1, range, config.width), {.bias = w.attention_out_bias});
+    internal::add_normed_branch(exec, config, w.post_norm1, buffers.branch1, buffers.branch1_rstd, buffers.x_in,
+                                buffers.x_mid, dropout.attention_out(range.begin), range);
     return;
   }
   internal::project_onto_residual(exec, rows_of(buffers.attention, range, config.query_width()), w.attention_out,
@@ -70,15 +71,16 @@ void attention_output_forward(Exec& exec, const ModelWeights& weights, std::int6
 }
 
 template <class T>
-void attention_output_backward(Exec& exec, const ModelWeights& weights, std::int64_t layer, const BlockBuffers<T>&,
-                               const BlockGradients<T>& gradients, const BlockDropout& dropout, RowRange range) {
+void attention_output_backward(Exec& exec, const ModelWeights& weights, std::int64_t layer, const BlockBuffers<T>& buffers,
+                               const BlockGradients<T>& gradients, const BlockDropout& dropout, RowRange range,
+                               std::int64_t chunk) {
   const ModelConfig& config = weights.config;
   const LayerWeights& w = weights.layers[static_cast<std::size_t>(layer)];
-  const std::int64_t width = config.width;
-  const std::int64_t start = range.begin * width;
-  kernels_for<T>(exec).dropout_backward(gradients.residual + start, width, gradients.attention_out + start, width,
-                                        range.rows(), width, dropout.attention_out(range.begin));
-  matmul_backward_input(exec, rows_of(gradients.attention_out, range, width), w.attention_out,
+  const NormPartials partials = norm_partials(config);
+  float* sums = gradients.norm_partials + chunk * partials.width;
+  internal::branch_backward(exec, config, w.post_norm1, buffers.branch1, buffers.branch1_rstd, gradients.residual,
+                            gradients.attention_out, sums + partials.post_norm1, dropout.attention_out(range.begin), range);
+  matmul_backward_input(exec, rows_of(gradients.attention_out, range, config.width), w.attention_out,
                         mutable_rows_of(gradients.attention, range, config.query_width()));
 }
 
@@ -125,14 +127,14 @@ void attention_input_backward(Exec& exec, const ModelWeights& weights, std::int6
                           range);
 }
 
-#define QUERN_INSTANTIATE(T)                                                                                   \
-  template void attention_input_forward<T>(Exec&, const ModelWeights&, std::int64_t, const BlockBuffers<T>&,   \
-                                           const std::int32_t*, RowRange);                                     \
-  template void attention_output_forward<T>(Exec&, const ModelWeights&, std::int64_t, const BlockBuffers<T>&,  \
-                                            const BlockDropout&, RowRange);                                    \
-  template void attention_output_backward<T>(Exec&, const ModelWeights&, std::int64_t, const BlockBuffers<T>&, \
-                                             const BlockGradients<T>&, const BlockDropout&, RowRange);         \
-  template void attention_input_backward<T>(Exec&, const ModelWeights&, std::int64_t, const BlockBuffers<T>&,  \
+#define QUERN_INSTANTIATE(T)                                                                                         \
+  template void attention_input_forward<T>(Exec&, const ModelWeights&, std::int64_t, const BlockBuffers<T>&,         \
+                                           const std::int32_t*, RowRange);                                           \
+  template void attention_output_forward<T>(Exec&, const ModelWeights&, std::int64_t, const BlockBuffers<T>&,        \
+                                            const BlockDropout&, RowRange);                                          \
+  template void attention_output_backward<T>(Exec&, const ModelWeights&, std::int64_t, const BlockBuffers<T>&,       \
+                                             const BlockGradients<T>&, const BlockDropout&, RowRange, std::int64_t); \
+  template void attention_input_backward<T>(Exec&, const ModelWeights&, std::int64_t, const BlockBuffers<T>&,        \
                                             const BlockGradients<T>&, const std::int32_t*, RowRange, std::int64_t);
 QUERN_INSTANTIATE(float)
 QUERN_INSTANTIATE(bf16)

@@ -32,6 +32,10 @@ NormPartials norm_partials(const ModelConfig& config) {
     at.q_norm = take(config.head_dim);
     at.k_norm = take(config.head_dim);
   }
+  if (config.post_norms) {
+    at.post_norm1 = take(config.width);
+    at.post_norm2 = take(config.width);
+  }
   at.width = next;
   return at;
 }
@@ -66,9 +70,10 @@ void block_weight_gradients(Exec& exec, const ModelConfig& config, const Paramet
     std::int64_t count;
   };
   const Piece pieces[] = {
-      {target(p.norm1), at.norm1, config.width},      {target(p.norm1_bias), at.norm1_bias, config.width},
-      {target(p.norm2), at.norm2, config.width},      {target(p.norm2_bias), at.norm2_bias, config.width},
-      {target(p.q_norm), at.q_norm, config.head_dim}, {target(p.k_norm), at.k_norm, config.head_dim}};
+      {target(p.norm1), at.norm1, config.width},           {target(p.norm1_bias), at.norm1_bias, config.width},
+      {target(p.norm2), at.norm2, config.width},           {target(p.norm2_bias), at.norm2_bias, config.width},
+      {target(p.q_norm), at.q_norm, config.head_dim},      {target(p.k_norm), at.k_norm, config.head_dim},
+      {target(p.post_norm1), at.post_norm1, config.width}, {target(p.post_norm2), at.post_norm2, config.width}};
   exec.member.for_each(std::ssize(pieces), [&](std::int64_t index) {
     const Piece& piece = pieces[index];
     if (piece.target == nullptr) return;

@@ -1,6 +1,7 @@
 // One transformer block and its surroundings: forward and backward of each half, over a range of rows.
 //
-// Block (pre-norm): x_mid = x_in + Wo attention(norm1(x_in)); x_out = x_mid + mlp(norm2(x_mid)).
+// Block (pre-norm): x_mid = x_in + Wo attention(norm1(x_in)); x_out = x_mid + mlp(norm2(x_mid)). With post norms each half's
+// output passes one more RMS norm before it is added; dropout is the last before the addition.
 // The residual stream and its gradient are f32. Operands of products are T (float or bf16, the compute type).
 // Training calls these functions on chunks of rows, one thread each (Exec with a team of one); decoding calls them on all
 // rows of a batch with the whole team. A row's bits are the same either way.
@@ -51,7 +52,10 @@ struct BlockBuffers {
   T* mlp_pre = nullptr;                 ///< [rows, mlp_width or 2 mlp_width] before the activation
   T* mlp_act = nullptr;                 ///< [rows, mlp_width]
   float* x_out = nullptr;               ///< [rows, width]
-  float* branch = nullptr;              ///< [rows, width] a half's output before its post norm; post_norms only
+  float* branch1 = nullptr;             ///< [rows, width] the attention half's output before its post norm; post_norms only
+  float* branch1_rstd = nullptr;        ///< [rows], backward, post_norms only
+  float* branch2 = nullptr;             ///< [rows, width] the same of the feed-forward half; inference: may be branch1
+  float* branch2_rstd = nullptr;        ///< [rows], backward, post_norms only
   ExpertBuffers<T>* experts = nullptr;  ///< models with experts only
 };
 
@@ -59,9 +63,9 @@ struct BlockBuffers {
 template <class T>
 struct BlockGradients {
   float* residual = nullptr;       ///< [rows, width] gradient of x_out on entry, of x_in on return
-  T* mlp_out = nullptr;            ///< [rows, width] gradient of the feed-forward output
+  T* mlp_out = nullptr;            ///< [rows, width] gradient of the feed-forward output (before its post norm)
   T* mlp_pre = nullptr;            ///< [rows, mlp_width or 2 mlp_width]
-  T* attention_out = nullptr;      ///< [rows, width] gradient of the attention projection's output
+  T* attention_out = nullptr;      ///< [rows, width] gradient of the attention projection's output (before its post norm)
   T* attention = nullptr;          ///< [rows, query_width]
   T* qkv = nullptr;                ///< [rows, qkv_width]
   float* norm_partials = nullptr;  ///< [chunks, norm_partial_width] sums of each chunk for norm weights and biases
@@ -116,21 +120,23 @@ void experts_forward(Exec& exec, const ModelWeights& weights, std::int64_t layer
 
 /// Where a chunk's sums for norm parameters stand in its row of BlockGradients::norm_partials (elements).
 struct NormPartials {
-  std::int64_t norm1 = 0, norm1_bias = 0, norm2 = 0, norm2_bias = 0, q_norm = 0, k_norm = 0;
+  std::int64_t norm1 = 0, norm1_bias = 0, norm2 = 0, norm2_bias = 0, q_norm = 0, k_norm = 0, post_norm1 = 0, post_norm2 = 0;
   std::int64_t width = 0;  ///< of a row
 };
 [[nodiscard]] NormPartials norm_partials(const ModelConfig& config);
 
 /// Backward of mlp_forward on chunk `chunk` of rows `range`: residual goes from d x_out to d x_mid; fills mlp_out and
-/// mlp_pre, and zeroes then fills this chunk's norm2 sums. Serial exec.
+/// mlp_pre, and zeroes then fills this chunk's norm2 and post norm sums. Serial exec.
 template <class T>
 void mlp_backward(Exec& exec, const ModelWeights& weights, std::int64_t layer, const BlockBuffers<T>& buffers,
                   const BlockGradients<T>& gradients, const BlockDropout& dropout, RowRange range, std::int64_t chunk);
 
-/// Backward of attention_output_forward up to the attention itself: fills attention_out and attention. Serial exec.
+/// Backward of attention_output_forward up to the attention itself: fills attention_out, attention and this chunk's post
+/// norm sums. Serial exec.
 template <class T>
 void attention_output_backward(Exec& exec, const ModelWeights& weights, std::int64_t layer, const BlockBuffers<T>& buffers,
-                               const BlockGradients<T>& gradients, const BlockDropout& dropout, RowRange range);
+                               const BlockGradients<T>& gradients, const BlockDropout& dropout, RowRange range,
+                               std::int64_t chunk);
 
 /// Backward of attention_input_forward: gradients.qkv holds the gradients after RoPE on entry and before QK norm on return;
 /// residual goes from d x_mid to d x_in; fills this chunk's norm1, q_norm and k_norm sums. Serial exec.

@@ -99,9 +99,17 @@ void gate(Exec& exec, const ModelConfig& config, const T* pre, T* act, RowRange 
   });
 }
 
-/// out = residual + rms_norm(branch), rows `range` of each [.., width]; branch is overwritten. out may be residual.
-void add_normed_branch(Exec& exec, const ModelConfig& config, const float* weight, float* branch, const float* residual,
-                       float* out, RowRange range);
+/// out = residual + dropout(rms_norm(branch)), rows `range` of each [.., width]. Where out is residual, branch is
+/// overwritten; else it stays as the backward pass needs it. rstd may be null.
+void add_normed_branch(Exec& exec, const ModelConfig& config, const float* weight, float* branch, float* rstd,
+                       const float* residual, float* out, const DropoutMask& mask, RowRange range);
+
+/// The gradient that enters a half's output, rows `range` of `residual` [.., width], through dropout and (weight not null)
+/// back through the post norm: into d_branch, same rows. Zeroes, then fills the sums `dweight`. Serial exec, scratch for the
+/// rows in f32.
+template <class T>
+void branch_backward(Exec& exec, const ModelConfig& config, const float* weight, const float* branch, const float* rstd,
+                     const float* residual, T* d_branch, float* dweight, const DropoutMask& mask, RowRange range);
 
 /// Ends a block half on rows `range`: out = residual + dropout(in W^T + bias), f32 [.., w.rows]. Dropout takes a team of
 /// one.

@@ -38,9 +38,10 @@ void mlp_forward(Exec& exec, const ModelWeights& weights, std::int64_t layer, co
                     .pre_activation_stride = hidden});
   }
   if (w.post_norm2 != nullptr) {
-    matmul_forward(exec, rows_of(buffers.mlp_act, range, hidden), w.mlp_out, mutable_rows_of(buffers.branch, range, width),
+    matmul_forward(exec, rows_of(buffers.mlp_act, range, hidden), w.mlp_out, mutable_rows_of(buffers.branch2, range, width),
                    {.bias = w.mlp_out_bias});
-    internal::add_normed_branch(exec, config, w.post_norm2, buffers.branch, buffers.x_mid, buffers.x_out, range);
+    internal::add_normed_branch(exec, config, w.post_norm2, buffers.branch2, buffers.branch2_rstd, buffers.x_mid,
+                                buffers.x_out, dropout.mlp_out(range.begin), range);
     return;
   }
   internal::project_onto_residual(exec, rows_of(buffers.mlp_act, range, hidden), w.mlp_out, w.mlp_out_bias, buffers.x_mid,
@@ -60,8 +61,8 @@ void mlp_backward(Exec& exec, const ModelWeights& weights, std::int64_t layer, c
   const NormPartials partials = norm_partials(config);
   float* sums = gradients.norm_partials + chunk * partials.width;
 
-  kernels.dropout_backward(gradients.residual + range.begin * width, width, gradients.mlp_out + range.begin * width, width,
-                           rows, width, dropout.mlp_out(range.begin));
+  internal::branch_backward(exec, config, w.post_norm2, buffers.branch2, buffers.branch2_rstd, gradients.residual,
+                            gradients.mlp_out, sums + partials.post_norm2, dropout.mlp_out(range.begin), range);
 
   SplitScratch scratch(exec, static_cast<std::size_t>(rows * std::max(hidden, width)) * sizeof(float));
   auto* d_act = reinterpret_cast<float*>(scratch.own);

@@ -50,12 +50,14 @@ LayerParameters add_layer(LayoutBuilder& builder, const ModelConfig& c, std::int
   p.k_norm = builder.add_if(c.qk_norm, block + "attn_k_norm.weight", ParameterKind::norm, c.head_dim);
   p.attention_out = builder.add(block + "attn_output.weight", ParameterKind::residual_matrix, c.width, c.query_width());
   p.attention_out_bias = builder.add_if(c.attention_bias, block + "attn_output.bias", ParameterKind::bias, c.width);
+  p.post_norm1 = builder.add_if(c.post_norms, block + "post_attention_norm.weight", ParameterKind::norm, c.width);
   p.norm2 = builder.add(block + "ffn_norm.weight", ParameterKind::norm, c.width);
   p.norm2_bias = builder.add_if(c.norm_bias, block + "ffn_norm.bias", ParameterKind::bias, c.width);
   p.mlp_in = builder.add(mlp_in + ".weight", ParameterKind::matrix, mlp_in_rows, c.width);
   p.mlp_in_bias = builder.add_if(c.mlp_bias, mlp_in + ".bias", ParameterKind::bias, mlp_in_rows);
   p.mlp_out = builder.add(block + "ffn_down.weight", ParameterKind::residual_matrix, c.width, c.mlp_width);
   p.mlp_out_bias = builder.add_if(c.mlp_bias, block + "ffn_down.bias", ParameterKind::bias, c.width);
+  p.post_norm2 = builder.add_if(c.post_norms, block + "post_ffw_norm.weight", ParameterKind::norm, c.width);
   return p;
 }
 

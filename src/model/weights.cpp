@@ -74,6 +74,8 @@ ModelWeights WeightPacks::view(const float* parameters, const MemoryPlan& plan, 
     w.mlp_in_bias = vector(p.mlp_in_bias);
     w.mlp_out = weight(layers_[i].mlp_out, plan, arena);
     w.mlp_out_bias = vector(p.mlp_out_bias);
+    w.post_norm1 = vector(p.post_norm1);
+    w.post_norm2 = vector(p.post_norm2);
   }
   weights.final_norm = vector(layout_.final_norm);
   weights.final_norm_bias = vector(layout_.final_norm_bias);

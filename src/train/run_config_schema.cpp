@@ -82,6 +82,8 @@ void add_model_keys(std::vector<RunKey>& keys) {
        "biases of the q, k and v projections without one of the output (Qwen2)", "", false});
   add({"model.mlp_bias", BooleanKey{QUERN_FIELD(model.mlp_bias)}, "biases of the feed-forward matrices", "", false});
   add({"model.norm_bias", BooleanKey{QUERN_FIELD(model.norm_bias)}, "biases of the norms; layer_norm only", "", false});
+  add({"model.post_norms", BooleanKey{QUERN_FIELD(model.post_norms)},
+       "RMS norms of both halves' outputs before they are added (Gemma 2 and 3)", "", false});
   add({"model.tied_embeddings", BooleanKey{QUERN_FIELD(model.tied_embeddings)}, "the head is the embedding table", "",
        false});
   add({"model.embedding_scale", NumberKey{QUERN_FIELD(model.embedding_scale), 0.0F, 1e6F, true},

@@ -140,6 +140,12 @@ class TypedTrainingPass final : public TrainingPass {
       }
       plan_one(b.attention, "attention", rows * c.query_width(), l, last, plan);
       plan_one(b.lse, "log-sum-exp", rows * c.heads, l, last, plan);
+      if (c.post_norms) {
+        plan_one(b.branch1, "attention output", rows * c.width, l, last, plan);
+        plan_one(b.branch1_rstd, "attention output rstd", rows, l, last, plan);
+        plan_one(b.branch2, "feed-forward output", rows * c.width, l, last, plan);
+        plan_one(b.branch2_rstd, "feed-forward output rstd", rows, l, last, plan);
+      }
       plan_one(b.x_mid, "residual mid", rows * c.width, l, last, plan);
       plan_one(b.norm2_out, "norm 2", rows * c.width, l, last, plan);
       if (layer_norm) plan_one(b.norm2_mean, "norm 2 mean", rows, l, last, plan);
@@ -220,7 +226,7 @@ class TypedTrainingPass final : public TrainingPass {
     const BlockDropout dropout = dropout_of(layer);
     for_chunks(exec, [&](Exec& serial, RowRange range, std::int64_t chunk) {
       mlp_backward(serial, weights, layer, block, gradients_, dropout, range, chunk);
-      attention_output_backward(serial, weights, layer, block, gradients_, dropout, range);
+      attention_output_backward(serial, weights, layer, block, gradients_, dropout, range, chunk);
     });
     const std::int64_t qkv_width = config_.qkv_width();
     const std::int64_t query_width = config_.query_width();

@@ -157,7 +157,6 @@ TEST(ModelConfig, WhatHasNoBackwardPassIsNotTrainable) {
   const std::vector<std::pair<std::string, std::function<void(ModelConfig&)>>> cases = {
       {"experts", [](ModelConfig& c) { c.experts = c.experts_used = 2; }},
       {"swiglu_clamped", [](ModelConfig& c) { c.mlp = MlpKind::swiglu_clamped; }},
-      {"post_norms", [](ModelConfig& c) { c.post_norms = true; }},
       {"attention_sinks", [](ModelConfig& c) { c.attention_sinks = true; }}};
   for (const auto& [word, change] : cases) {
     ModelConfig config = llama_row();
@@ -289,6 +288,21 @@ TEST(ParameterLayout, QkvBiasIsWithoutAnOutputBias) {
   EXPECT_EQ(layout.parameters.at(static_cast<std::size_t>(layer.qkv_bias)).name, "blk.1.attn_qkv.bias");
   EXPECT_EQ(layout.parameters.at(static_cast<std::size_t>(layer.qkv_bias)).count(), config.qkv_width());
   EXPECT_EQ(layer.attention_out_bias, -1);
+}
+
+TEST(ParameterLayout, PostNormsFollowTheirHalves) {
+  ModelConfig config = llama_row();
+  config.post_norms = true;
+  ASSERT_TRUE(trainable(config));
+  const ParameterLayout layout = parameter_layout(config);
+  const LayerParameters& layer = layout.layers[1];
+  const auto at = [&](int index) { return layout.parameters.at(static_cast<std::size_t>(index)); };
+  EXPECT_EQ(at(layer.post_norm1).name, "blk.1.post_attention_norm.weight");
+  EXPECT_EQ(at(layer.post_norm2).name, "blk.1.post_ffw_norm.weight");
+  EXPECT_EQ(at(layer.post_norm2).count(), config.width);
+  EXPECT_EQ(at(layer.post_norm2).kind, ParameterKind::norm);
+  EXPECT_LT(layer.post_norm1, layer.norm2);
+  EXPECT_LT(layer.mlp_out, layer.post_norm2);
 }
 
 TEST(ParameterLayout, OffsetsAreAlignedAndDoNotOverlap) {

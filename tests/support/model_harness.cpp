@@ -71,6 +71,13 @@ std::vector<NamedModel> tiny_models() {
   c.qkv_bias = true;
   c.tied_embeddings = false;
   add("qwen2_qkv_bias", c);
+  c = llama_row();
+  c.mlp = MlpKind::geglu;
+  c.post_norms = true;
+  c.window = 5;
+  c.window_period = 2;
+  c.mlp_bias = true;
+  add("gemma2_post_norms", c);
   return models;
 }
 

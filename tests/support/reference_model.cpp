@@ -276,7 +276,7 @@ Table attention_backward(const ModelConfig& c, std::int64_t layer, const Table& 
 
 // What the backward pass of one layer needs.
 struct LayerTrace {
-  Table input, norm1, qkv_raw, qkv, attended, middle, norm2, mlp_pre, mlp_hidden;
+  Table input, norm1, qkv_raw, qkv, attended, branch1, middle, norm2, mlp_pre, mlp_hidden, branch2;
 };
 struct Trace {
   std::vector<LayerTrace> layers;
@@ -291,6 +291,25 @@ void for_each_query_and_key_head(const ModelConfig& c, const LayerParameters& p,
 
 void add(Table& x, const Table& y) {
   for (std::size_t i = 0; i < x.values.size(); ++i) x.values[i] += y.values[i];
+}
+
+// A half's output as it is added: through its RMS norm where the model has post norms.
+Table post_norm(const ModelConfig& c, const Table& branch, const double* weight) {
+  if (weight == nullptr) return branch;
+  Table y(branch.rows, branch.cols);
+  for (std::int64_t r = 0; r < y.rows; ++r) {
+    norm_row(NormKind::rms_norm, branch.row(r), weight, nullptr, c.norm_eps, y.cols, y.row(r));
+  }
+  return y;
+}
+
+Table post_norm_backward(const ModelConfig& c, const Table& dy, const Table& branch, const double* weight, double* dweight) {
+  if (weight == nullptr) return dy;
+  Table d(dy.rows, dy.cols);
+  for (std::int64_t r = 0; r < d.rows; ++r) {
+    norm_row_backward(NormKind::rms_norm, dy.row(r), branch.row(r), weight, c.norm_eps, d.cols, d.row(r), dweight, nullptr);
+  }
+  return d;
 }
 
 Trace forward(const ModelConfig& c, const ParameterLayout& layout, std::span<const double> parameters,
@@ -326,7 +345,8 @@ Trace forward(const ModelConfig& c, const ParameterLayout& layout, std::span<con
       });
     }
     t.attended = attention(c, layer, t.qkv, batch.spans);
-    add(x, linear(t.attended, w[p.attention_out], w[p.attention_out_bias], c.width));
+    t.branch1 = linear(t.attended, w[p.attention_out], w[p.attention_out_bias], c.width);
+    add(x, post_norm(c, t.branch1, w[p.post_norm1]));
 
     t.middle = x;
     t.norm2 = norm(c, x, w[p.norm2], w[p.norm2_bias]);
@@ -339,7 +359,8 @@ Trace forward(const ModelConfig& c, const ParameterLayout& layout, std::span<con
         t.mlp_hidden.row(r)[i] = activate(c.mlp, t.mlp_pre.row(r)[i]).y * up;
       }
     }
-    add(x, linear(t.mlp_hidden, w[p.mlp_out], w[p.mlp_out_bias], c.width));
+    t.branch2 = linear(t.mlp_hidden, w[p.mlp_out], w[p.mlp_out_bias], c.width);
+    add(x, post_norm(c, t.branch2, w[p.post_norm2]));
     trace.layers.push_back(std::move(t));
   }
 
@@ -395,7 +416,8 @@ void backward(const ModelConfig& c, const ParameterLayout& layout, std::span<con
     const LayerParameters& p = layout.layers[static_cast<std::size_t>(layer)];
     const LayerTrace& t = trace.layers[static_cast<std::size_t>(layer)];
 
-    const Table dhidden = linear_backward(dx, t.mlp_hidden, w[p.mlp_out], g[p.mlp_out], g[p.mlp_out_bias]);
+    const Table dbranch2 = post_norm_backward(c, dx, t.branch2, w[p.post_norm2], g[p.post_norm2]);
+    const Table dhidden = linear_backward(dbranch2, t.mlp_hidden, w[p.mlp_out], g[p.mlp_out], g[p.mlp_out_bias]);
     Table dpre(rows, t.mlp_pre.cols);
     const bool gated = c.mlp == MlpKind::swiglu || c.mlp == MlpKind::geglu;
     for (std::int64_t r = 0; r < rows; ++r) {
@@ -409,7 +431,9 @@ void backward(const ModelConfig& c, const ParameterLayout& layout, std::span<con
     const Table dnorm2 = linear_backward(dpre, t.norm2, w[p.mlp_in], g[p.mlp_in], g[p.mlp_in_bias]);
     norm_backward(c, dnorm2, t.middle, w[p.norm2], dx, g[p.norm2], g[p.norm2_bias]);
 
-    const Table dattended = linear_backward(dx, t.attended, w[p.attention_out], g[p.attention_out], g[p.attention_out_bias]);
+    const Table dbranch1 = post_norm_backward(c, dx, t.branch1, w[p.post_norm1], g[p.post_norm1]);
+    const Table dattended =
+        linear_backward(dbranch1, t.attended, w[p.attention_out], g[p.attention_out], g[p.attention_out_bias]);
     Table dqkv = attention_backward(c, layer, dattended, t.qkv, batch.spans);
     for (std::int64_t r = 0; r < rows; ++r) {
       for_each_query_and_key_head(c, p, [&](std::int64_t column, int weight) {

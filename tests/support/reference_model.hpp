@@ -4,9 +4,9 @@
 // are kept in full, attention forms its scores one query at a time, and the backward pass follows the forward line by line.
 //
 //   x = embedding_scale * E[token] + P[position]
-//   for each layer:  x += W_out attention(norm1(x)) ;  x += mlp(norm2(x))
-//   logits = soft_cap(H norm(x))          (H = E where embeddings are tied)
-//   loss = sum(weight * cross_entropy) / sum(weight), over every micro-batch of the optimizer step
+//   for each layer:  x += post1(W_out attention(norm1(x))) ;  x += post2(mlp(norm2(x)))     (post norms where the model has
+//   them) logits = soft_cap(H norm(x))          (H = E where embeddings are tied) loss = sum(weight * cross_entropy) /
+//   sum(weight), over every micro-batch of the optimizer step
 #pragma once
 
 #include <cstdint>

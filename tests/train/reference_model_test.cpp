@@ -157,6 +157,8 @@ INSTANTIATE_TEST_SUITE_P(
                            c.attention_bias = true;
                          }),
                     with("QkvBias", llama_style(), [](ModelConfig& c) { c.qkv_bias = true; }),
+                    with("PostNorms", llama_style(), [](ModelConfig& c) { c.post_norms = true; }),
+                    with("PostNormsAroundLayerNorm", gpt2_style(), [](ModelConfig& c) { c.post_norms = true; }),
                     with("Untied", llama_style(), [](ModelConfig& c) { c.tied_embeddings = false; }),
                     with("EmbeddingScale", gpt2_style(), [](ModelConfig& c) { c.embedding_scale = 2.5F; }),
                     with("FinalSoftCap", llama_style(), [](ModelConfig& c) { c.final_soft_cap = 2.0F; }),
