@@ -72,6 +72,20 @@ void add_model_keys(std::vector<RunKey>& keys) {
        "", false});
   add({"model.rope_dims", IntegerKey{QUERN_FIELD(model.rope_dims), 0, 1 << 20},
        "rotated elements per head, even; 0: model.head_dim", "", false});
+  add({"model.rope_base_windowed", NumberKey{QUERN_FIELD(model.rope_base_windowed), 0.0F, 1e12F},
+       "base of windowed layers, which are not scaled then; 0: as the others (Gemma 3)", "", false});
+  add({"model.rope_scaling", choice<kRopeScalings, QUERN_FIELD(model.rope_scaling)>(),
+       "how angles are stretched; factors: only in models that were converted, which bring their factors", "", false});
+  add({"model.rope_factor", NumberKey{QUERN_FIELD(model.rope_factor), 0.0F, 1e6F, true},
+       "linear, yarn: how much longer contexts become", "", false});
+  add({"model.rope_original_context", IntegerKey{QUERN_FIELD(model.rope_original_context), 0, 1 << 24},
+       "tokens; yarn: the context trained before; factors: the longest for the first list", "", false});
+  add({"model.rope_beta_fast", NumberKey{QUERN_FIELD(model.rope_beta_fast), 0.0F, 1e6F, true},
+       "yarn: pairs that turn more often than this over the original context keep their angles", "", false});
+  add({"model.rope_beta_slow", NumberKey{QUERN_FIELD(model.rope_beta_slow), 0.0F, 1e6F, true},
+       "yarn: pairs that turn less often than this are scaled in full", "", false});
+  add({"model.rope_magnitude", NumberKey{QUERN_FIELD(model.rope_magnitude), 0.0F, 1e6F, true},
+       "multiplies cosines and sines; yarn: times 1 + 0.1 ln rope_factor", "", false});
   add({"model.mlp", choice<kTrainableMlpKinds, QUERN_FIELD(model.mlp)>(), "feed-forward kind; swiglu and geglu are gated",
        "", false});
   add({"model.qk_norm", BooleanKey{QUERN_FIELD(model.qk_norm)}, "RMS norm of each query and key head before RoPE", "",
@@ -92,6 +106,8 @@ void add_model_keys(std::vector<RunKey>& keys) {
        "logits become cap * tanh(logits / cap); 0: none", "", false});
   add({"model.attention_soft_cap", NumberKey{QUERN_FIELD(model.attention_soft_cap), 0.0F, 1e6F},
        "the same on attention scores; 0: none", "", false});
+  add({"model.attention_scale", NumberKey{QUERN_FIELD(model.attention_scale), 0.0F, 1e6F},
+       "multiplies q . k; 0: 1 / sqrt(model.head_dim)", "", false});
   add({"model.window", IntegerKey{QUERN_FIELD(model.window), 0, 1 << 24},
        "tokens: sliding window of windowed layers; 0: none", "", false});
   add({"model.window_period", IntegerKey{QUERN_FIELD(model.window_period), 1, 1024},

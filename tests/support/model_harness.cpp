@@ -77,7 +77,31 @@ std::vector<NamedModel> tiny_models() {
   c.window = 5;
   c.window_period = 2;
   c.mlp_bias = true;
+  c.attention_scale = 0.4F;
   add("gemma2_post_norms", c);
+  c = llama_row();
+  c.window = 6;
+  c.window_period = 2;
+  c.rope_base_windowed = 20.0F;
+  c.rope_scaling = RopeScaling::linear;
+  c.rope_factor = 4.0F;
+  add("gemma3_two_rope_bases", c);
+  c = llama_row();
+  c.rope_scaling = RopeScaling::yarn;
+  c.rope_base = 100.0F;
+  c.rope_factor = 8.0F;
+  c.rope_original_context = 12;
+  c.rope_beta_fast = 1.0F;
+  c.rope_beta_slow = 0.1F;
+  c.rope_magnitude = 0.9F;
+  add("rope_yarn", c);
+  c = llama_row();
+  c.rope_scaling = RopeScaling::factors;
+  c.rope_factors = {1.0F, 1.5F, 2.0F, 3.0F, 5.0F, 8.0F};
+  c.rope_factors_long = {1.0F, 2.0F, 4.0F, 6.0F, 10.0F, 16.0F};
+  c.rope_original_context = 16;
+  c.rope_magnitude = 1.1F;
+  add("rope_factors_of_long_contexts", c);
   return models;
 }
 

@@ -1,5 +1,6 @@
 #include "support/reference_model.hpp"
 
+#include <algorithm>
 #include <cmath>
 #include <numbers>
 #include <random>
@@ -120,18 +121,65 @@ void norm_backward(const ModelConfig& c, const Table& dy, const Table& x, const 
 
 // ---- rotary positions ----
 
-// Pair i turns by position * base^(-2i / rotated); sign -1 turns back, which is the backward pass of a rotation.
-void rope(const ModelConfig& c, double* head, std::int64_t position, double sign) {
+bool is_windowed(const ModelConfig& c, std::int64_t layer) {
+  return c.window > 0 && (c.window_period == 1 || layer % c.window_period < c.window_period - 1);
+}
+
+// The angle of pair i at position 1.
+double rope_frequency(const ModelConfig& c, std::int64_t layer, std::int64_t i) {
+  const auto rotated = static_cast<double>(c.rope_dims > 0 ? c.rope_dims : c.head_dim);
+  const auto plain = [&](float base) {
+    return std::pow(static_cast<double>(base), -2.0 * static_cast<double>(i) / rotated);
+  };
+  if (is_windowed(c, layer) && c.rope_base_windowed > 0.0F) return plain(c.rope_base_windowed);
+  const double frequency = plain(c.rope_base);
+  const auto at = static_cast<std::size_t>(i);
+  switch (c.rope_scaling) {
+    case RopeScaling::none:
+      break;
+    case RopeScaling::linear:
+      return frequency / static_cast<double>(c.rope_factor);
+    case RopeScaling::factors: {
+      const bool beyond = !c.rope_factors_long.empty() && c.context > c.rope_original_context;
+      return frequency / static_cast<double>(beyond ? c.rope_factors_long[at] : c.rope_factors[at]);
+    }
+    case RopeScaling::yarn: {
+      // Pair d(t) turns t times over the original context; pairs up to d(fast) keep their angle, from d(slow) on they are
+      // divided by the factor.
+      const auto pair_of = [&](float turns) {
+        return rotated *
+               std::log(static_cast<double>(c.rope_original_context) /
+                        (2.0 * std::numbers::pi * static_cast<double>(turns))) /
+               (2.0 * std::log(static_cast<double>(c.rope_base)));
+      };
+      const double low = std::max(0.0, std::floor(pair_of(c.rope_beta_fast)));
+      const double high = std::min(rotated - 1.0, std::ceil(pair_of(c.rope_beta_slow)));
+      const double scaled = std::clamp((static_cast<double>(i) - low) / std::max(0.001, high - low), 0.0, 1.0);
+      return frequency * (1.0 - scaled) + frequency / static_cast<double>(c.rope_factor) * scaled;
+    }
+  }
+  return frequency;
+}
+
+double rope_magnitude(const ModelConfig& c, std::int64_t layer) {
+  if (is_windowed(c, layer) && c.rope_base_windowed > 0.0F) return 1.0;
+  const bool yarn = c.rope_scaling == RopeScaling::yarn;
+  return static_cast<double>(c.rope_magnitude) *
+         (yarn ? 1.0 + 0.1 * std::log(std::max(1.0, static_cast<double>(c.rope_factor))) : 1.0);
+}
+
+// Pair i turns by position * frequency; sign -1 turns back, which (with the same magnitude) is the backward pass.
+void rope(const ModelConfig& c, std::int64_t layer, double* head, std::int64_t position, double sign) {
   const std::int64_t rotated = c.rope_dims > 0 ? c.rope_dims : c.head_dim;
+  const double magnitude = rope_magnitude(c, layer);
   for (std::int64_t i = 0; i < rotated / 2; ++i) {
-    const double exponent = -2.0 * static_cast<double>(i) / static_cast<double>(rotated);
-    const double angle = sign * static_cast<double>(position) * std::pow(static_cast<double>(c.rope_base), exponent);
+    const double angle = sign * static_cast<double>(position) * rope_frequency(c, layer, i);
     const bool adjacent = c.rope_pairing == RopePairing::adjacent;
     double& first = head[adjacent ? 2 * i : i];
     double& second = head[adjacent ? 2 * i + 1 : i + rotated / 2];
     const double a = first, b = second;
-    first = a * std::cos(angle) - b * std::sin(angle);
-    second = a * std::sin(angle) + b * std::cos(angle);
+    first = magnitude * (a * std::cos(angle) - b * std::sin(angle));
+    second = magnitude * (a * std::sin(angle) + b * std::cos(angle));
   }
 }
 
@@ -178,11 +226,6 @@ Value soft_cap(double x, double cap) {
 
 // ---- attention ----
 
-std::int64_t layer_window(const ModelConfig& c, std::int64_t layer) {
-  const bool windowed = c.window_period == 1 || layer % c.window_period < c.window_period - 1;
-  return windowed ? c.window : 0;
-}
-
 // What one query sees: keys first .. query of its span, their probabilities, and d(capped score)/d(q . k).
 struct QueryView {
   std::int64_t first = 0;
@@ -200,10 +243,11 @@ HeadColumns head_columns(const ModelConfig& c, std::int64_t head) {
 
 QueryView look(const ModelConfig& c, std::int64_t layer, const Table& qkv, const ReferenceSpan& span, std::int64_t query,
                const HeadColumns& at) {
-  const std::int64_t window = layer_window(c, layer);
+  const std::int64_t window = is_windowed(c, layer) ? c.window : 0;
   QueryView view;
   if (window > 0 && query >= window) view.first = query - window + 1;
-  const double scale = 1.0 / std::sqrt(static_cast<double>(c.head_dim));
+  const double scale =
+      c.attention_scale > 0.0F ? static_cast<double>(c.attention_scale) : 1.0 / std::sqrt(static_cast<double>(c.head_dim));
   const double* q = qkv.row(span.first_row + query) + at.q;
   double largest = -INFINITY;
   for (std::int64_t key = view.first; key <= query; ++key) {
@@ -341,7 +385,7 @@ Trace forward(const ModelConfig& c, const ParameterLayout& layout, std::span<con
         if (c.qk_norm) {
           norm_row(NormKind::rms_norm, t.qkv_raw.row(r) + column, w[weight], nullptr, c.norm_eps, c.head_dim, head);
         }
-        if (c.position == PositionKind::rope) rope(c, head, batch.positions[static_cast<std::size_t>(r)], 1.0);
+        if (c.position == PositionKind::rope) rope(c, layer, head, batch.positions[static_cast<std::size_t>(r)], 1.0);
       });
     }
     t.attended = attention(c, layer, t.qkv, batch.spans);
@@ -438,7 +482,7 @@ void backward(const ModelConfig& c, const ParameterLayout& layout, std::span<con
     for (std::int64_t r = 0; r < rows; ++r) {
       for_each_query_and_key_head(c, p, [&](std::int64_t column, int weight) {
         double* dhead = dqkv.row(r) + column;
-        if (c.position == PositionKind::rope) rope(c, dhead, batch.positions[static_cast<std::size_t>(r)], -1.0);
+        if (c.position == PositionKind::rope) rope(c, layer, dhead, batch.positions[static_cast<std::size_t>(r)], -1.0);
         if (c.qk_norm) {
           const std::vector<double> dy(dhead, dhead + c.head_dim);
           for (std::int64_t d = 0; d < c.head_dim; ++d) dhead[d] = 0.0;

@@ -159,6 +159,27 @@ INSTANTIATE_TEST_SUITE_P(
                     with("QkvBias", llama_style(), [](ModelConfig& c) { c.qkv_bias = true; }),
                     with("PostNorms", llama_style(), [](ModelConfig& c) { c.post_norms = true; }),
                     with("PostNormsAroundLayerNorm", gpt2_style(), [](ModelConfig& c) { c.post_norms = true; }),
+                    with("RopeBaseOfWindowedLayers", llama_style(),
+                         [](ModelConfig& c) {
+                           c.window = 3;
+                           c.window_period = 2;
+                           c.rope_base_windowed = 5.0F;
+                           c.rope_scaling = RopeScaling::linear;
+                           c.rope_factor = 2.0F;
+                         }),
+                    with("RopeYarn", llama_style(),
+                         [](ModelConfig& c) {
+                           c.rope_scaling = RopeScaling::yarn;
+                           c.rope_factor = 4.0F;
+                           c.rope_original_context = 8;
+                         }),
+                    with("RopeFactors", llama_style(),
+                         [](ModelConfig& c) {
+                           c.rope_scaling = RopeScaling::factors;
+                           c.rope_factors = {1.0F, 3.0F};
+                           c.rope_magnitude = 1.2F;
+                         }),
+                    with("AttentionScale", llama_style(), [](ModelConfig& c) { c.attention_scale = 0.8F; }),
                     with("Untied", llama_style(), [](ModelConfig& c) { c.tied_embeddings = false; }),
                     with("EmbeddingScale", gpt2_style(), [](ModelConfig& c) { c.embedding_scale = 2.5F; }),
                     with("FinalSoftCap", llama_style(), [](ModelConfig& c) { c.final_soft_cap = 2.0F; }),
