@@ -1,8 +1,10 @@
 // The attention half of a block: everything around attention itself, which is in math/attention.hpp.
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 
 #include "math/matmul.hpp"
+#include "math/number_formats.hpp"
 #include "model/layers.hpp"
 #include "model/layers_internal.hpp"
 
@@ -70,6 +72,30 @@ void attention_output_forward(Exec& exec, const ModelWeights& weights, std::int6
                                   range);
 }
 
+namespace {
+
+[[nodiscard]] float plain(float x) { return x; }
+[[nodiscard]] float plain(bf16 x) { return float_from_bf16(x); }
+
+/// A sink takes the probability P = exp(sink - lse) and adds nothing, so with D = dO . O, the mean of dO . v under the
+/// probabilities, its logit's gradient is P (0 - D), summed over rows: sums [heads] is overwritten, in row order.
+template <class T>
+void sink_backward(const ModelConfig& config, const float* sinks, const float* lse, const T* out, const T* dout,
+                   RowRange range, float* sums) {
+  for (std::int64_t head = 0; head < config.heads; ++head) {
+    double sum = 0.0;
+    for (std::int64_t row = range.begin; row < range.end; ++row) {
+      const std::int64_t start = row * config.query_width() + head * config.head_dim;
+      float d = 0.0F;
+      for (std::int64_t i = 0; i < config.head_dim; ++i) d += plain(out[start + i]) * plain(dout[start + i]);
+      sum -= std::exp(static_cast<double>(sinks[head] - lse[row * config.heads + head])) * static_cast<double>(d);
+    }
+    sums[head] = static_cast<float>(sum);
+  }
+}
+
+}  // namespace
+
 template <class T>
 void attention_output_backward(Exec& exec, const ModelWeights& weights, std::int64_t layer, const BlockBuffers<T>& buffers,
                                const BlockGradients<T>& gradients, const BlockDropout& dropout, RowRange range,
@@ -82,6 +108,9 @@ void attention_output_backward(Exec& exec, const ModelWeights& weights, std::int
                             gradients.attention_out, sums + partials.post_norm1, dropout.attention_out(range.begin), range);
   matmul_backward_input(exec, rows_of(gradients.attention_out, range, config.width), w.attention_out,
                         mutable_rows_of(gradients.attention, range, config.query_width()));
+  if (w.sinks != nullptr) {
+    sink_backward(config, w.sinks, buffers.lse, buffers.attention, gradients.attention, range, sums + partials.sinks);
+  }
 }
 
 template <class T>

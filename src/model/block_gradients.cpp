@@ -36,6 +36,7 @@ NormPartials norm_partials(const ModelConfig& config) {
     at.post_norm1 = take(config.width);
     at.post_norm2 = take(config.width);
   }
+  if (config.attention_sinks) at.sinks = take(config.heads);
   at.width = next;
   return at;
 }
@@ -69,11 +70,15 @@ void block_weight_gradients(Exec& exec, const ModelConfig& config, const Paramet
     std::int64_t start;
     std::int64_t count;
   };
-  const Piece pieces[] = {
-      {target(p.norm1), at.norm1, config.width},           {target(p.norm1_bias), at.norm1_bias, config.width},
-      {target(p.norm2), at.norm2, config.width},           {target(p.norm2_bias), at.norm2_bias, config.width},
-      {target(p.q_norm), at.q_norm, config.head_dim},      {target(p.k_norm), at.k_norm, config.head_dim},
-      {target(p.post_norm1), at.post_norm1, config.width}, {target(p.post_norm2), at.post_norm2, config.width}};
+  const Piece pieces[] = {{target(p.norm1), at.norm1, config.width},
+                          {target(p.norm1_bias), at.norm1_bias, config.width},
+                          {target(p.norm2), at.norm2, config.width},
+                          {target(p.norm2_bias), at.norm2_bias, config.width},
+                          {target(p.q_norm), at.q_norm, config.head_dim},
+                          {target(p.k_norm), at.k_norm, config.head_dim},
+                          {target(p.post_norm1), at.post_norm1, config.width},
+                          {target(p.post_norm2), at.post_norm2, config.width},
+                          {target(p.sinks), at.sinks, config.heads}};
   exec.member.for_each(std::ssize(pieces), [&](std::int64_t index) {
     const Piece& piece = pieces[index];
     if (piece.target == nullptr) return;

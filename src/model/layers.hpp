@@ -62,13 +62,14 @@ struct BlockBuffers {
 /// Gradients of one block for all rows of a micro-batch; shared by all blocks.
 template <class T>
 struct BlockGradients {
-  float* residual = nullptr;       ///< [rows, width] gradient of x_out on entry, of x_in on return
-  T* mlp_out = nullptr;            ///< [rows, width] gradient of the feed-forward output (before its post norm)
-  T* mlp_pre = nullptr;            ///< [rows, mlp_width or 2 mlp_width]
-  T* attention_out = nullptr;      ///< [rows, width] gradient of the attention projection's output (before its post norm)
-  T* attention = nullptr;          ///< [rows, query_width]
-  T* qkv = nullptr;                ///< [rows, qkv_width]
-  float* norm_partials = nullptr;  ///< [chunks, norm_partial_width] sums of each chunk for norm weights and biases
+  float* residual = nullptr;   ///< [rows, width] gradient of x_out on entry, of x_in on return
+  T* mlp_out = nullptr;        ///< [rows, width] gradient of the feed-forward output (before its post norm)
+  T* mlp_pre = nullptr;        ///< [rows, mlp_width or 2 mlp_width]
+  T* attention_out = nullptr;  ///< [rows, width] gradient of the attention projection's output (before its post norm)
+  T* attention = nullptr;      ///< [rows, query_width]
+  T* qkv = nullptr;            ///< [rows, qkv_width]
+  float* norm_partials =
+      nullptr;  ///< [chunks, norm_partial_width] sums of each chunk for norm weights and biases, and sinks
 };
 
 /// Rows begin .. end-1 of a batch.
@@ -118,9 +119,10 @@ template <class T>
 void experts_forward(Exec& exec, const ModelWeights& weights, std::int64_t layer, const BlockBuffers<T>& buffers,
                      RowRange range);
 
-/// Where a chunk's sums for norm parameters stand in its row of BlockGradients::norm_partials (elements).
+/// Where a chunk's sums for norm parameters and sinks stand in its row of BlockGradients::norm_partials (elements).
 struct NormPartials {
   std::int64_t norm1 = 0, norm1_bias = 0, norm2 = 0, norm2_bias = 0, q_norm = 0, k_norm = 0, post_norm1 = 0, post_norm2 = 0;
+  std::int64_t sinks = 0;
   std::int64_t width = 0;  ///< of a row
 };
 [[nodiscard]] NormPartials norm_partials(const ModelConfig& config);
@@ -131,8 +133,8 @@ template <class T>
 void mlp_backward(Exec& exec, const ModelWeights& weights, std::int64_t layer, const BlockBuffers<T>& buffers,
                   const BlockGradients<T>& gradients, const BlockDropout& dropout, RowRange range, std::int64_t chunk);
 
-/// Backward of attention_output_forward up to the attention itself: fills attention_out, attention and this chunk's post
-/// norm sums. Serial exec.
+/// Backward of attention_output_forward up to the attention itself: fills attention_out, attention, and this chunk's
+/// sums of post norm and sinks. Serial exec.
 template <class T>
 void attention_output_backward(Exec& exec, const ModelWeights& weights, std::int64_t layer, const BlockBuffers<T>& buffers,
                                const BlockGradients<T>& gradients, const BlockDropout& dropout, RowRange range,

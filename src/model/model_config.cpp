@@ -364,7 +364,6 @@ Result<void> trainable(const ModelConfig& c) {
   };
   if (c.experts > 0) return refuse("experts");
   if (c.mlp == MlpKind::swiglu_clamped) return refuse("mlp swiglu_clamped");
-  if (c.attention_sinks) return refuse("attention_sinks");
   return {};
 }
 

@@ -163,6 +163,7 @@ struct LayerParameters {
   int qkv = -1, qkv_bias = -1;  ///< rows: query heads, then key heads, then value heads
   int q_norm = -1, k_norm = -1;
   int attention_out = -1, attention_out_bias = -1;
+  int sinks = -1;  ///< [heads]; a bias: 0 at first, not decayed
   int post_norm1 = -1, post_norm2 = -1;
   int norm2 = -1, norm2_bias = -1;
   int mlp_in = -1, mlp_in_bias = -1;  ///< [mlp_width, width], or [2 mlp_width, width] gate rows then up rows

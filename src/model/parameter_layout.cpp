@@ -50,6 +50,7 @@ LayerParameters add_layer(LayoutBuilder& builder, const ModelConfig& c, std::int
   p.k_norm = builder.add_if(c.qk_norm, block + "attn_k_norm.weight", ParameterKind::norm, c.head_dim);
   p.attention_out = builder.add(block + "attn_output.weight", ParameterKind::residual_matrix, c.width, c.query_width());
   p.attention_out_bias = builder.add_if(c.attention_bias, block + "attn_output.bias", ParameterKind::bias, c.width);
+  p.sinks = builder.add_if(c.attention_sinks, block + "attn_sinks.weight", ParameterKind::bias, c.heads);
   p.post_norm1 = builder.add_if(c.post_norms, block + "post_attention_norm.weight", ParameterKind::norm, c.width);
   p.norm2 = builder.add(block + "ffn_norm.weight", ParameterKind::norm, c.width);
   p.norm2_bias = builder.add_if(c.norm_bias, block + "ffn_norm.bias", ParameterKind::bias, c.width);

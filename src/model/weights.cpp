@@ -74,6 +74,7 @@ ModelWeights WeightPacks::view(const float* parameters, const MemoryPlan& plan, 
     w.mlp_in_bias = vector(p.mlp_in_bias);
     w.mlp_out = weight(layers_[i].mlp_out, plan, arena);
     w.mlp_out_bias = vector(p.mlp_out_bias);
+    w.sinks = vector(p.sinks);
     w.post_norm1 = vector(p.post_norm1);
     w.post_norm2 = vector(p.post_norm2);
   }

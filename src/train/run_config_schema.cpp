@@ -98,6 +98,8 @@ void add_model_keys(std::vector<RunKey>& keys) {
   add({"model.norm_bias", BooleanKey{QUERN_FIELD(model.norm_bias)}, "biases of the norms; layer_norm only", "", false});
   add({"model.post_norms", BooleanKey{QUERN_FIELD(model.post_norms)},
        "RMS norms of both halves' outputs before they are added (Gemma 2 and 3)", "", false});
+  add({"model.attention_sinks", BooleanKey{QUERN_FIELD(model.attention_sinks)},
+       "a trained logit per head that takes probability and has no value (GPT-OSS)", "", false});
   add({"model.tied_embeddings", BooleanKey{QUERN_FIELD(model.tied_embeddings)}, "the head is the embedding table", "",
        false});
   add({"model.embedding_scale", NumberKey{QUERN_FIELD(model.embedding_scale), 0.0F, 1e6F, true},

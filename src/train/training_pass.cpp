@@ -190,6 +190,12 @@ class TypedTrainingPass final : public TrainingPass {
     return {sequences_.data() + layer * shape_.max_sequences, batch_.sequences.size()};
   }
 
+  [[nodiscard]] AttentionShape shape_of(const ModelWeights& weights, std::int64_t layer) const {
+    AttentionShape shape = attention_shapes_[static_cast<std::size_t>(layer)];
+    shape.sinks = weights.layers[static_cast<std::size_t>(layer)].sinks;
+    return shape;
+  }
+
   [[nodiscard]] BlockDropout dropout_of(std::int64_t layer) const {
     BlockDropout dropout = options_.dropout;
     dropout.layer = static_cast<std::uint32_t>(layer);
@@ -206,9 +212,8 @@ class TypedTrainingPass final : public TrainingPass {
     for (std::int64_t layer = 0; layer < config_.layers; ++layer) {
       const BlockBuffers<T>& block = blocks_[static_cast<std::size_t>(layer)];
       const BlockDropout dropout = dropout_of(layer);
-      attention_forward<T>(exec, attention_shapes_[static_cast<std::size_t>(layer)], layer_sequences(layer),
-                           {block.qkv, config_.qkv_width()}, {block.attention, config_.query_width()}, block.lse,
-                           dropout.attention());
+      attention_forward<T>(exec, shape_of(weights, layer), layer_sequences(layer), {block.qkv, config_.qkv_width()},
+                           {block.attention, config_.query_width()}, block.lse, dropout.attention());
       for_chunks(exec, [&](Exec& serial, RowRange range, std::int64_t) {
         attention_output_forward(serial, weights, layer, block, dropout, range);
         mlp_forward(serial, weights, layer, block, dropout, range);
@@ -230,9 +235,9 @@ class TypedTrainingPass final : public TrainingPass {
     });
     const std::int64_t qkv_width = config_.qkv_width();
     const std::int64_t query_width = config_.query_width();
-    attention_backward<T>(exec, attention_shapes_[static_cast<std::size_t>(layer)], layer_sequences(layer),
-                          {block.qkv, qkv_width}, {block.attention, query_width}, {gradients_.attention, query_width},
-                          block.lse, {gradients_.qkv, qkv_width}, {gradients_.qkv + query_width, qkv_width},
+    attention_backward<T>(exec, shape_of(weights, layer), layer_sequences(layer), {block.qkv, qkv_width},
+                          {block.attention, query_width}, {gradients_.attention, query_width}, block.lse,
+                          {gradients_.qkv, qkv_width}, {gradients_.qkv + query_width, qkv_width},
                           {gradients_.qkv + query_width + config_.kv_width(), qkv_width}, dropout.attention());
     for_chunks(exec, [&](Exec& serial, RowRange range, std::int64_t chunk) {
       attention_input_backward(serial, weights, layer, block, gradients_, batch_.positions, range, chunk);

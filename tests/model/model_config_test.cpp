@@ -156,8 +156,7 @@ TEST(ModelConfig, WhatHasNoBackwardPassIsNotTrainable) {
   EXPECT_TRUE(trainable(llama_row()));
   const std::vector<std::pair<std::string, std::function<void(ModelConfig&)>>> cases = {
       {"experts", [](ModelConfig& c) { c.experts = c.experts_used = 2; }},
-      {"swiglu_clamped", [](ModelConfig& c) { c.mlp = MlpKind::swiglu_clamped; }},
-      {"attention_sinks", [](ModelConfig& c) { c.attention_sinks = true; }}};
+      {"swiglu_clamped", [](ModelConfig& c) { c.mlp = MlpKind::swiglu_clamped; }}};
   for (const auto& [word, change] : cases) {
     ModelConfig config = llama_row();
     change(config);
@@ -303,6 +302,17 @@ TEST(ParameterLayout, PostNormsFollowTheirHalves) {
   EXPECT_EQ(at(layer.post_norm2).kind, ParameterKind::norm);
   EXPECT_LT(layer.post_norm1, layer.norm2);
   EXPECT_LT(layer.mlp_out, layer.post_norm2);
+}
+
+TEST(ParameterLayout, SinksDoNotDecay) {
+  ModelConfig config = llama_row();
+  config.attention_sinks = true;
+  ASSERT_TRUE(trainable(config));
+  const ParameterLayout layout = parameter_layout(config);
+  const Parameter& sinks = layout.parameters.at(static_cast<std::size_t>(layout.layers[2].sinks));
+  EXPECT_EQ(sinks.name, "blk.2.attn_sinks.weight");
+  EXPECT_EQ(sinks.count(), config.heads);
+  EXPECT_FALSE(sinks.decays());
 }
 
 TEST(ParameterLayout, OffsetsAreAlignedAndDoNotOverlap) {

@@ -102,6 +102,12 @@ std::vector<NamedModel> tiny_models() {
   c.rope_original_context = 16;
   c.rope_magnitude = 1.1F;
   add("rope_factors_of_long_contexts", c);
+  c = llama_row();
+  c.attention_sinks = true;
+  c.attention_bias = true;
+  c.window = 7;
+  c.window_period = 2;
+  add("sinks", c);
   return models;
 }
 

@@ -230,6 +230,7 @@ Value soft_cap(double x, double cap) {
 struct QueryView {
   std::int64_t first = 0;
   std::vector<double> probability, slope;
+  double sink = 0.0;  // the sink's probability
 };
 
 // Columns of qkv [rows, qkv_width]: query heads, key heads, value heads.
@@ -242,7 +243,7 @@ HeadColumns head_columns(const ModelConfig& c, std::int64_t head) {
 }
 
 QueryView look(const ModelConfig& c, std::int64_t layer, const Table& qkv, const ReferenceSpan& span, std::int64_t query,
-               const HeadColumns& at) {
+               const HeadColumns& at, const double* sink) {
   const std::int64_t window = is_windowed(c, layer) ? c.window : 0;
   QueryView view;
   if (window > 0 && query >= window) view.first = query - window + 1;
@@ -259,19 +260,24 @@ QueryView look(const ModelConfig& c, std::int64_t layer, const Table& qkv, const
     view.slope.push_back(capped.dy * scale);
     largest = std::fmax(largest, capped.y);
   }
+  if (sink != nullptr) largest = std::fmax(largest, *sink);
   double sum = 0.0;
+  if (sink != nullptr) sum += view.sink = std::exp(*sink - largest);
   for (double& p : view.probability) sum += p = std::exp(p - largest);
   for (double& p : view.probability) p /= sum;
+  view.sink /= sum;
   return view;
 }
 
-Table attention(const ModelConfig& c, std::int64_t layer, const Table& qkv, std::span<const ReferenceSpan> spans) {
+// sinks [heads] or null: a logit more in each softmax, whose value is 0.
+Table attention(const ModelConfig& c, std::int64_t layer, const Table& qkv, const double* sinks,
+                std::span<const ReferenceSpan> spans) {
   Table out(qkv.rows, c.heads * c.head_dim);
   for (const ReferenceSpan& span : spans) {
     for (std::int64_t head = 0; head < c.heads; ++head) {
       const HeadColumns at = head_columns(c, head);
       for (std::int64_t query = 0; query < span.rows; ++query) {
-        const QueryView view = look(c, layer, qkv, span, query, at);
+        const QueryView view = look(c, layer, qkv, span, query, at, sinks == nullptr ? nullptr : sinks + head);
         double* o = out.row(span.first_row + query) + at.q;
         for (std::size_t j = 0; j < view.probability.size(); ++j) {
           const double* v = qkv.row(span.first_row + view.first + static_cast<std::int64_t>(j)) + at.v;
@@ -284,14 +290,15 @@ Table attention(const ModelConfig& c, std::int64_t layer, const Table& qkv, std:
 }
 
 // dp_j = dout . v_j; ds_j = p_j (dp_j - sum_i p_i dp_i); dq += ds_j slope_j k_j; dk_j += ds_j slope_j q; dv_j += p_j dout.
-Table attention_backward(const ModelConfig& c, std::int64_t layer, const Table& dout, const Table& qkv,
-                         std::span<const ReferenceSpan> spans) {
+// The sink is one more j whose v and dp are 0: dsinks (+=).
+Table attention_backward(const ModelConfig& c, std::int64_t layer, const Table& dout, const Table& qkv, const double* sinks,
+                         double* dsinks, std::span<const ReferenceSpan> spans) {
   Table dqkv(qkv.rows, qkv.cols);
   for (const ReferenceSpan& span : spans) {
     for (std::int64_t head = 0; head < c.heads; ++head) {
       const HeadColumns at = head_columns(c, head);
       for (std::int64_t query = 0; query < span.rows; ++query) {
-        const QueryView view = look(c, layer, qkv, span, query, at);
+        const QueryView view = look(c, layer, qkv, span, query, at, sinks == nullptr ? nullptr : sinks + head);
         const std::int64_t query_row = span.first_row + query;
         const double* d_out = dout.row(query_row) + at.q;
         std::vector<double> dp(view.probability.size(), 0.0);
@@ -301,6 +308,7 @@ Table attention_backward(const ModelConfig& c, std::int64_t layer, const Table& 
           for (std::int64_t d = 0; d < c.head_dim; ++d) dp[j] += d_out[d] * v[d];
           mean += view.probability[j] * dp[j];
         }
+        if (sinks != nullptr) dsinks[head] -= view.sink * mean;
         for (std::size_t j = 0; j < dp.size(); ++j) {
           const std::int64_t key_row = span.first_row + view.first + static_cast<std::int64_t>(j);
           const double ddot = view.probability[j] * (dp[j] - mean) * view.slope[j];
@@ -388,7 +396,7 @@ Trace forward(const ModelConfig& c, const ParameterLayout& layout, std::span<con
         if (c.position == PositionKind::rope) rope(c, layer, head, batch.positions[static_cast<std::size_t>(r)], 1.0);
       });
     }
-    t.attended = attention(c, layer, t.qkv, batch.spans);
+    t.attended = attention(c, layer, t.qkv, w[p.sinks], batch.spans);
     t.branch1 = linear(t.attended, w[p.attention_out], w[p.attention_out_bias], c.width);
     add(x, post_norm(c, t.branch1, w[p.post_norm1]));
 
@@ -478,7 +486,7 @@ void backward(const ModelConfig& c, const ParameterLayout& layout, std::span<con
     const Table dbranch1 = post_norm_backward(c, dx, t.branch1, w[p.post_norm1], g[p.post_norm1]);
     const Table dattended =
         linear_backward(dbranch1, t.attended, w[p.attention_out], g[p.attention_out], g[p.attention_out_bias]);
-    Table dqkv = attention_backward(c, layer, dattended, t.qkv, batch.spans);
+    Table dqkv = attention_backward(c, layer, dattended, t.qkv, w[p.sinks], g[p.sinks], batch.spans);
     for (std::int64_t r = 0; r < rows; ++r) {
       for_each_query_and_key_head(c, p, [&](std::int64_t column, int weight) {
         double* dhead = dqkv.row(r) + column;

@@ -180,6 +180,13 @@ INSTANTIATE_TEST_SUITE_P(
                            c.rope_magnitude = 1.2F;
                          }),
                     with("AttentionScale", llama_style(), [](ModelConfig& c) { c.attention_scale = 0.8F; }),
+                    with("AttentionSinks", llama_style(),
+                         [](ModelConfig& c) {
+                           c.attention_sinks = true;
+                           c.window = 3;
+                           c.window_period = 2;
+                           c.attention_soft_cap = 1.5F;
+                         }),
                     with("Untied", llama_style(), [](ModelConfig& c) { c.tied_embeddings = false; }),
                     with("EmbeddingScale", gpt2_style(), [](ModelConfig& c) { c.embedding_scale = 2.5F; }),
                     with("FinalSoftCap", llama_style(), [](ModelConfig& c) { c.final_soft_cap = 2.0F; }),
