@@ -157,6 +157,36 @@ void clamped_swiglu_rows(const T* gate_up, std::int64_t gate_up_stride, T* out, 
   }
 }
 
+/// With h = g s, s = sigmoid(slope g): y = h (u + 1), dh/dg = s + slope h (1 - s).
+template <class T>
+void clamped_swiglu_backward_rows(const float* dout, std::int64_t dout_stride, const T* gate_up, std::int64_t gate_up_stride,
+                                  T* dgate_up, std::int64_t dgate_up_stride, std::int64_t rows, std::int64_t width) {
+  const DF d;
+  const VF limit = hn::Set(d, kClampedSwigluLimit);
+  const VF slope = hn::Set(d, kClampedSwigluSlope);
+  for (std::int64_t r = 0; r < rows; ++r) {
+    const float* dy = dout + r * dout_stride;
+    const T* gate = gate_up + r * gate_up_stride;
+    const T* up = gate + width;
+    T* dgate = dgate_up + r * dgate_up_stride;
+    T* dup = dgate + width;
+    simd::for_each_vector(0, width, [&](auto vector, std::int64_t i) QUERN_INLINE_LAMBDA {
+      const VF raw_gate = vector.load(gate + i);
+      const VF raw_up = vector.load(up + i);
+      const VF dy_i = vector.load(dy + i);
+      const VF g = hn::Min(raw_gate, limit);
+      const VF u = hn::Max(hn::Min(raw_up, limit), hn::Neg(limit));
+      const VF s = simd::sigmoid_f32(d, hn::Mul(slope, g));
+      const VF h = hn::Mul(g, s);
+      const VF dh = hn::MulAdd(hn::Mul(slope, h), hn::NegMulAdd(s, hn::Set(d, 1.0F), hn::Set(d, 1.0F)), s);
+      const VF to_gate = hn::Mul(hn::MulAdd(dy_i, u, dy_i), dh);
+      const VF to_up = hn::Mul(dy_i, h);
+      vector.store(hn::IfThenZeroElse(hn::Gt(raw_gate, limit), to_gate), dgate + i);
+      vector.store(hn::IfThenZeroElse(hn::Gt(hn::Abs(raw_up), limit), to_up), dup + i);
+    });
+  }
+}
+
 template <class T>
 void gated_backward_rows(Activation activation, const float* dout, std::int64_t dout_stride, const T* gate_up,
                          std::int64_t gate_up_stride, T* dgate_up, std::int64_t dgate_up_stride, std::int64_t rows,

@@ -65,6 +65,9 @@ struct ElementwiseKernelsFor {
   void (*gated_backward)(Activation activation, const float* dout, std::int64_t dout_stride, const T* gate_up,
                          std::int64_t gate_up_stride, T* dgate_up, std::int64_t dgate_up_stride, std::int64_t rows,
                          std::int64_t width);
+  /// Backward of clamped_swiglu_forward: gradients of clamped values are 0 beyond the clamps.
+  void (*clamped_swiglu_backward)(const float* dout, std::int64_t dout_stride, const T* gate_up, std::int64_t gate_up_stride,
+                                  T* dgate_up, std::int64_t dgate_up_stride, std::int64_t rows, std::int64_t width);
 
   /// Rotates `rotated` leading elements of each of `heads` heads of each row, in place (Su et al. 2021): pair i of row r by
   /// the angle whose cosine and sine stand at cos_sin[positions[r] * rotated + i] and [... + rotated/2 + i].

@@ -23,6 +23,7 @@ constexpr ElementwiseKernelsFor<T> elementwise_kernels_for() {
           .gated_forward = gated_rows<T>,
           .clamped_swiglu_forward = clamped_swiglu_rows<T>,
           .gated_backward = gated_backward_rows<T>,
+          .clamped_swiglu_backward = clamped_swiglu_backward_rows<T>,
           .rope = rope_rows<T>,
           .cross_entropy = cross_entropy_rows<T>,
           .from_f32 = convert_rows<float, T>,

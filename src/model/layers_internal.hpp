@@ -99,6 +99,19 @@ void gate(Exec& exec, const ModelConfig& config, const T* pre, T* act, RowRange 
   });
 }
 
+/// The gradient of pre [rows, 2 mlp_width] from that of act, d_act f32 [rows, mlp_width].
+template <class T>
+void gate_backward(const Exec& exec, const ModelConfig& config, const float* d_act, const T* pre, T* d_pre,
+                   std::int64_t rows) {
+  const std::int64_t hidden = config.mlp_width;
+  const ElementwiseKernelsFor<T>& kernels = kernels_for<T>(exec);
+  if (config.mlp == MlpKind::swiglu_clamped) {
+    kernels.clamped_swiglu_backward(d_act, hidden, pre, 2 * hidden, d_pre, 2 * hidden, rows, hidden);
+  } else {
+    kernels.gated_backward(config.activation(), d_act, hidden, pre, 2 * hidden, d_pre, 2 * hidden, rows, hidden);
+  }
+}
+
 /// out = residual + dropout(rms_norm(branch)), rows `range` of each [.., width]. Where out is residual, branch is
 /// overwritten; else it stays as the backward pass needs it. rstd may be null.
 void add_normed_branch(Exec& exec, const ModelConfig& config, const float* weight, float* branch, float* rstd,

@@ -53,7 +53,6 @@ void mlp_backward(Exec& exec, const ModelWeights& weights, std::int64_t layer, c
                   const BlockGradients<T>& gradients, const BlockDropout& dropout, RowRange range, std::int64_t chunk) {
   const ModelConfig& config = weights.config;
   const LayerWeights& w = weights.layers[static_cast<std::size_t>(layer)];
-  const ElementwiseKernelsFor<T>& kernels = kernels_for<T>(exec);
   const std::int64_t width = config.width;
   const std::int64_t hidden = config.mlp_width;
   const std::int64_t pre_width = config.gated() ? 2 * hidden : hidden;
@@ -71,9 +70,10 @@ void mlp_backward(Exec& exec, const ModelWeights& weights, std::int64_t layer, c
   T* d_pre = gradients.mlp_pre + range.begin * pre_width;
   const T* pre = buffers.mlp_pre + range.begin * pre_width;
   if (config.gated()) {
-    kernels.gated_backward(config.activation(), d_act, hidden, pre, pre_width, d_pre, pre_width, rows, hidden);
+    internal::gate_backward(exec, config, d_act, pre, d_pre, rows);
   } else {
-    kernels.activation_backward(config.activation(), d_act, hidden, pre, pre_width, d_pre, pre_width, rows, hidden);
+    kernels_for<T>(exec).activation_backward(config.activation(), d_act, hidden, pre, pre_width, d_pre, pre_width, rows,
+                                             hidden);
   }
 
   auto* d_norm = reinterpret_cast<float*>(scratch.own);  // d_act is no longer read

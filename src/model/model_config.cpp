@@ -363,7 +363,6 @@ Result<void> trainable(const ModelConfig& c) {
     return bad_input(fmt::format("{} has no backward pass yet: such a model can be run, not trained", what));
   };
   if (c.experts > 0) return refuse("experts");
-  if (c.mlp == MlpKind::swiglu_clamped) return refuse("mlp swiglu_clamped");
   return {};
 }
 

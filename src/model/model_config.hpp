@@ -129,9 +129,6 @@ inline constexpr std::array kNormKinds{NormKind::layer_norm, NormKind::rms_norm}
 inline constexpr std::array kPositionKinds{PositionKind::none, PositionKind::learned, PositionKind::rope};
 inline constexpr std::array kMlpKinds{MlpKind::gelu,   MlpKind::gelu_erf, MlpKind::relu2,
                                       MlpKind::swiglu, MlpKind::geglu,    MlpKind::swiglu_clamped};
-/// Those that can be trained.
-inline constexpr std::array kTrainableMlpKinds{MlpKind::gelu, MlpKind::gelu_erf, MlpKind::relu2, MlpKind::swiglu,
-                                               MlpKind::geglu};
 inline constexpr std::array kRopeScalings{RopeScaling::none, RopeScaling::linear, RopeScaling::yarn, RopeScaling::factors};
 inline constexpr std::array kRopePairings{RopePairing::adjacent, RopePairing::halves};
 

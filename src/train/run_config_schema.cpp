@@ -86,8 +86,8 @@ void add_model_keys(std::vector<RunKey>& keys) {
        "yarn: pairs that turn less often than this are scaled in full", "", false});
   add({"model.rope_magnitude", NumberKey{QUERN_FIELD(model.rope_magnitude), 0.0F, 1e6F, true},
        "multiplies cosines and sines; yarn: times 1 + 0.1 ln rope_factor", "", false});
-  add({"model.mlp", choice<kTrainableMlpKinds, QUERN_FIELD(model.mlp)>(), "feed-forward kind; swiglu and geglu are gated",
-       "", false});
+  add({"model.mlp", choice<kMlpKinds, QUERN_FIELD(model.mlp)>(),
+       "feed-forward kind; swiglu, geglu and swiglu_clamped (GPT-OSS) are gated", "", false});
   add({"model.qk_norm", BooleanKey{QUERN_FIELD(model.qk_norm)}, "RMS norm of each query and key head before RoPE", "",
        false});
   add({"model.attention_bias", BooleanKey{QUERN_FIELD(model.attention_bias)}, "biases of the attention projections", "",

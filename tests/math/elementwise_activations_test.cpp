@@ -127,6 +127,75 @@ void check_gated(const ElementwiseKernels& table, Activation activation, std::in
   EXPECT_TRUE(d_gate_up.gaps_untouched());
 }
 
+/// GPT-OSS's unit and its derivatives, 0 beyond the clamps.
+struct ClampedUnit {
+  double y, d_gate, d_up;
+};
+ClampedUnit clamped_unit(double gate, double up) {
+  const double g = std::min(gate, 7.0), u = std::clamp(up, -7.0, 7.0);
+  const double s = 1.0 / (1.0 + std::exp(-1.702 * g));
+  return {g * s * (u + 1.0), gate > 7.0 ? 0.0 : (u + 1.0) * s * (1.0 + 1.702 * g * (1.0 - s)),
+          std::abs(up) > 7.0 ? 0.0 : g * s};
+}
+
+template <class T>
+void check_clamped_swiglu(const ElementwiseKernels& table, std::int64_t width) {
+  Normal next(31, 6.0);
+  Rows<T> gate_up = Rows<T>(3, 2 * width).fill(next);
+  if (width > 2) {  // on the clamps and just beyond
+    gate_up.at(0, 0) = gate_up.at(0, width + 1) = from_double<T>(7.0);
+    gate_up.at(0, 2) = from_double<T>(7.03125);
+    gate_up.at(0, width + 2) = from_double<T>(-7.0);
+    gate_up.at(1, width + 2) = from_double<T>(-7.03125);
+  }
+  const Rows<float> dy = Rows<float>(3, width, 2, 3).fill(Normal(23));
+  Rows<T> y(3, width, 5, 0), d_gate_up(3, 2 * width, 1, 2);
+  const auto& kernels = kernels_for<T>(table);
+  kernels.clamped_swiglu_forward(gate_up.data(), gate_up.stride(), y.data(), y.stride(), 3, width);
+  kernels.clamped_swiglu_backward(dy.data(), dy.stride(), gate_up.data(), gate_up.stride(), d_gate_up.data(),
+                                  d_gate_up.stride(), 3, width);
+  for (std::int64_t r = 0; r < 3; ++r) {
+    for (std::int64_t c = 0; c < width; ++c) {
+      const double gate = gate_up.value(r, c), up = gate_up.value(r, width + c), d = dy.value(r, c);
+      const ClampedUnit unit = clamped_unit(gate, up);
+      // A few roundings of terms no larger than (|g| + 1) (|u| + 1) with |u| <= 7.
+      const double error = 0x1p-20 * 8.0 * (1.0 + std::min(std::abs(gate), 7.0));
+      ASSERT_NEAR(y.value(r, c), unit.y, error + kStorageError<T> * std::abs(unit.y)) << gate << " " << up;
+      ASSERT_NEAR(d_gate_up.value(r, c), d * unit.d_gate, std::abs(d) * (error + kStorageError<T> * std::abs(unit.d_gate)))
+          << gate << " " << up;
+      ASSERT_NEAR(d_gate_up.value(r, width + c), d * unit.d_up,
+                  std::abs(d) * (error + kStorageError<T> * std::abs(unit.d_up)))
+          << gate << " " << up;
+      if (gate > 7.0) {
+        ASSERT_EQ(d_gate_up.value(r, c), 0.0);
+      }
+    }
+  }
+  EXPECT_TRUE(y.gaps_untouched());
+  EXPECT_TRUE(d_gate_up.gaps_untouched());
+}
+
+TEST(ActivationReference, ClampedUnitAgreesWithCentralDifferences) {
+  for (double gate = -9.0; gate < 9.0; gate += 1.13) {
+    for (double up = -9.0; up < 9.0; up += 1.13) {
+      std::vector<double> point = {gate, up};
+      const auto f = [&] { return clamped_unit(point[0], point[1]).y; };
+      EXPECT_NEAR(clamped_unit(gate, up).d_gate, central_difference(point, 0, f), 1e-7);
+      EXPECT_NEAR(clamped_unit(gate, up).d_up, central_difference(point, 1, f), 1e-7);
+    }
+  }
+}
+
+TEST(Activations, ClampedSwiglu) {
+  for (const ElementwiseKernels* table : elementwise_tables()) {
+    SCOPED_TRACE(table->name);
+    for (const std::int64_t width : kSizes) {
+      check_clamped_swiglu<float>(*table, width);
+      check_clamped_swiglu<bf16>(*table, width);
+    }
+  }
+}
+
 TEST(Activations, ForwardAndBackward) {
   for (const ElementwiseKernels* table : elementwise_tables()) {
     for (const Activation activation : kActivations) {

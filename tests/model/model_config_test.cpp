@@ -155,8 +155,7 @@ TEST(ModelConfig, WhatPublishedModelsAddGoesThereAndBackAndMayBeMissing) {
 TEST(ModelConfig, WhatHasNoBackwardPassIsNotTrainable) {
   EXPECT_TRUE(trainable(llama_row()));
   const std::vector<std::pair<std::string, std::function<void(ModelConfig&)>>> cases = {
-      {"experts", [](ModelConfig& c) { c.experts = c.experts_used = 2; }},
-      {"swiglu_clamped", [](ModelConfig& c) { c.mlp = MlpKind::swiglu_clamped; }}};
+      {"experts", [](ModelConfig& c) { c.experts = c.experts_used = 2; }}};
   for (const auto& [word, change] : cases) {
     ModelConfig config = llama_row();
     change(config);

@@ -108,6 +108,10 @@ std::vector<NamedModel> tiny_models() {
   c.window = 7;
   c.window_period = 2;
   add("sinks", c);
+  c = llama_row();
+  c.mlp = MlpKind::swiglu_clamped;
+  c.mlp_bias = true;
+  add("clamped_swiglu", c);
   return models;
 }
 
@@ -118,7 +122,12 @@ std::vector<float> tiny_parameters(const ModelConfig& config, const ParameterLay
   std::normal_distribution<float> normal(0.0F, 0.2F);
   for (const Parameter& p : layout.parameters) {
     if (p.kind != ParameterKind::norm && p.kind != ParameterKind::bias) continue;
-    for (std::int64_t i = 0; i < p.count(); ++i) parameters[static_cast<std::size_t>(p.offset + i)] += normal(random);
+    // Large enough for many gates and ups beyond the clamps.
+    const bool clamped = config.mlp == MlpKind::swiglu_clamped && p.name.find("ffn_gate_up") != std::string::npos;
+    const float scale = clamped ? 30.0F : 1.0F;
+    for (std::int64_t i = 0; i < p.count(); ++i) {
+      parameters[static_cast<std::size_t>(p.offset + i)] += scale * normal(random);
+    }
   }
   return parameters;
 }

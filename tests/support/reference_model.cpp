@@ -207,7 +207,7 @@ Value activate(MlpKind kind, double x) {
     }
     case MlpKind::relu2:
       return x > 0.0 ? Value{x * x, 2.0 * x} : Value{};
-    case MlpKind::swiglu_clamped:  // run, not trained: no reference here
+    case MlpKind::swiglu_clamped:  // in gated_unit
       break;
     case MlpKind::swiglu: {
       const double s = 1.0 / (1.0 + std::exp(-x));
@@ -215,6 +215,26 @@ Value activate(MlpKind kind, double x) {
     }
   }
   return {};
+}
+
+// activation(gate) * up, and its derivatives.
+struct GatedValue {
+  double y = 0.0, dgate = 0.0, dup = 0.0;
+};
+
+GatedValue gated_unit(MlpKind kind, double gate, double up) {
+  if (kind != MlpKind::swiglu_clamped) {
+    const Value a = activate(kind, gate);
+    return {a.y * up, a.dy * up, a.y};
+  }
+  const double g = std::fmin(gate, 7.0), u = std::clamp(up, -7.0, 7.0);
+  const double s = 1.0 / (1.0 + std::exp(-1.702 * g));
+  return {g * s * (u + 1.0), gate > 7.0 ? 0.0 : (u + 1.0) * (s + 1.702 * g * s * (1.0 - s)),
+          std::abs(up) > 7.0 ? 0.0 : g * s};
+}
+
+bool is_gated(const ModelConfig& c) {
+  return c.mlp == MlpKind::swiglu || c.mlp == MlpKind::geglu || c.mlp == MlpKind::swiglu_clamped;
 }
 
 // cap * tanh(x / cap) and its derivative; the identity where cap is 0.
@@ -402,13 +422,13 @@ Trace forward(const ModelConfig& c, const ParameterLayout& layout, std::span<con
 
     t.middle = x;
     t.norm2 = norm(c, x, w[p.norm2], w[p.norm2_bias]);
-    const bool gated = c.mlp == MlpKind::swiglu || c.mlp == MlpKind::geglu;
+    const bool gated = is_gated(c);
     t.mlp_pre = linear(t.norm2, w[p.mlp_in], w[p.mlp_in_bias], gated ? 2 * c.mlp_width : c.mlp_width);
     t.mlp_hidden = Table(rows, c.mlp_width);
     for (std::int64_t r = 0; r < rows; ++r) {
       for (std::int64_t i = 0; i < c.mlp_width; ++i) {
-        const double up = gated ? t.mlp_pre.row(r)[c.mlp_width + i] : 1.0;
-        t.mlp_hidden.row(r)[i] = activate(c.mlp, t.mlp_pre.row(r)[i]).y * up;
+        const double* pre = t.mlp_pre.row(r);
+        t.mlp_hidden.row(r)[i] = gated ? gated_unit(c.mlp, pre[i], pre[c.mlp_width + i]).y : activate(c.mlp, pre[i]).y;
       }
     }
     t.branch2 = linear(t.mlp_hidden, w[p.mlp_out], w[p.mlp_out_bias], c.width);
@@ -471,13 +491,18 @@ void backward(const ModelConfig& c, const ParameterLayout& layout, std::span<con
     const Table dbranch2 = post_norm_backward(c, dx, t.branch2, w[p.post_norm2], g[p.post_norm2]);
     const Table dhidden = linear_backward(dbranch2, t.mlp_hidden, w[p.mlp_out], g[p.mlp_out], g[p.mlp_out_bias]);
     Table dpre(rows, t.mlp_pre.cols);
-    const bool gated = c.mlp == MlpKind::swiglu || c.mlp == MlpKind::geglu;
+    const bool gated = is_gated(c);
     for (std::int64_t r = 0; r < rows; ++r) {
       for (std::int64_t i = 0; i < c.mlp_width; ++i) {
-        const Value a = activate(c.mlp, t.mlp_pre.row(r)[i]);
-        const double up = gated ? t.mlp_pre.row(r)[c.mlp_width + i] : 1.0;
-        dpre.row(r)[i] = dhidden.row(r)[i] * a.dy * up;
-        if (gated) dpre.row(r)[c.mlp_width + i] = dhidden.row(r)[i] * a.y;
+        const double* pre = t.mlp_pre.row(r);
+        const double d = dhidden.row(r)[i];
+        if (gated) {
+          const GatedValue unit = gated_unit(c.mlp, pre[i], pre[c.mlp_width + i]);
+          dpre.row(r)[i] = d * unit.dgate;
+          dpre.row(r)[c.mlp_width + i] = d * unit.dup;
+        } else {
+          dpre.row(r)[i] = d * activate(c.mlp, pre[i]).dy;
+        }
       }
     }
     const Table dnorm2 = linear_backward(dpre, t.norm2, w[p.mlp_in], g[p.mlp_in], g[p.mlp_in_bias]);

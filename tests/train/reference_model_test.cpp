@@ -76,6 +76,11 @@ void expect_gradients_match(const ModelConfig& config) {
   ASSERT_TRUE(validate(config).has_value()) << validate(config).error().message;
   const ParameterLayout layout = parameter_layout(config);
   std::vector<double> parameters = random_parameters(layout, 17);
+  for (const Parameter& p : layout.parameters) {  // many gates and ups beyond the clamps
+    const bool clamped = config.mlp == MlpKind::swiglu_clamped && p.name.find("ffn_gate_up") != std::string::npos;
+    if (!clamped || p.kind != ParameterKind::bias) continue;
+    for (std::int64_t i = 0; i < p.count(); ++i) parameters[static_cast<std::size_t>(p.offset + i)] *= 15.0;
+  }
   const std::vector<ReferenceBatch> batches = two_micro_batches(config);
   std::vector<double> gradients(parameters.size(), NAN);
   const double loss = reference_loss_and_gradients(config, layout, parameters, batches, gradients);
@@ -186,6 +191,11 @@ INSTANTIATE_TEST_SUITE_P(
                            c.window = 3;
                            c.window_period = 2;
                            c.attention_soft_cap = 1.5F;
+                         }),
+                    with("ClampedSwiglu", llama_style(),
+                         [](ModelConfig& c) {
+                           c.mlp = MlpKind::swiglu_clamped;
+                           c.mlp_bias = true;
                          }),
                     with("Untied", llama_style(), [](ModelConfig& c) { c.tied_embeddings = false; }),
                     with("EmbeddingScale", gpt2_style(), [](ModelConfig& c) { c.embedding_scale = 2.5F; }),
