@@ -41,16 +41,16 @@ constexpr std::size_t kPaths = kIsaCount;
 const std::array<KernelTable, kPaths>& all_tables() {
 #if defined(__x86_64__)
   static const std::array<KernelTable, kPaths> tables = {{
-      {Isa::amx, matmul_kernels_amx(), elementwise_kernels_avx512(), attention_kernels_amx(), blocks_avx512_vnni(), nullptr,
-       nullptr},
+      {Isa::amx, matmul_kernels_amx(), elementwise_kernels_avx512(), attention_kernels_amx(), blocks_avx512_vnni(),
+       block_quantizer_legacy_avx512(), nullptr},
       {Isa::avx512_vnni, matmul_kernels_avx512_vnni(), elementwise_kernels_avx512(), attention_kernels_avx512_vnni(),
-       blocks_avx512_vnni(), nullptr, nullptr},
+       blocks_avx512_vnni(), block_quantizer_legacy_avx512(), nullptr},
       {Isa::avx512, matmul_kernels_avx512(), elementwise_kernels_avx512(), attention_kernels_avx512(), blocks_avx512(),
-       nullptr, nullptr},
-      {Isa::avx2, matmul_kernels_avx2(), elementwise_kernels_avx2(), attention_kernels_avx2(), blocks_avx2(), nullptr,
-       nullptr},
+       block_quantizer_legacy_avx512(), nullptr},
+      {Isa::avx2, matmul_kernels_avx2(), elementwise_kernels_avx2(), attention_kernels_avx2(), blocks_avx2(),
+       block_quantizer_legacy_avx2(), nullptr},
       {Isa::portable, matmul_kernels_portable(), elementwise_kernels_portable(), attention_kernels_portable(),
-       blocks_portable(), nullptr, nullptr},
+       blocks_portable(), block_quantizer_legacy_portable(), nullptr},
   }};
 #else
   static const std::array<KernelTable, kPaths> tables = {{
@@ -59,7 +59,7 @@ const std::array<KernelTable, kPaths>& all_tables() {
       {Isa::avx512, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr},
       {Isa::avx2, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr},
       {Isa::portable, matmul_kernels_portable(), elementwise_kernels_portable(), attention_kernels_portable(),
-       blocks_portable(), nullptr, nullptr},
+       blocks_portable(), block_quantizer_legacy_portable(), nullptr},
   }};
 #endif
   return tables;
