@@ -222,11 +222,23 @@ void Pretokenizer::pieces(std::string_view text, std::vector<Piece>& pieces) con
 }
 
 std::size_t cut_between_pieces(std::string_view text, std::size_t limit) {
-  for (std::size_t at = limit; at > 1; --at) {
-    // At the very end of the text nothing says what follows, so that end is not taken for a safe place.
-    if (at == text.size()) continue;
-    const char before = text[at - 1];
-    if (ascii_space(text[at]) && !ascii_space(before) && static_cast<unsigned char>(before) < 0x80) return at;
+  const auto last_place = [&](auto safe) -> std::size_t {
+    for (std::size_t at = limit; at > 1; --at) {
+      // At the very end of the text nothing says what follows, so that end is not taken for a safe place.
+      if (at < text.size() && safe(text[at - 1], text[at])) return at;
+    }
+    return 0;
+  };
+  const auto alphanumeric = [](char c) { return (c >= '0' && c <= '9') || ((c | 32) >= 'a' && (c | 32) <= 'z'); };
+  if (const std::size_t at = last_place([&](char before, char after) { return after == ' ' && alphanumeric(before); });
+      at > 0) {
+    return at;
+  }
+  if (const std::size_t at = last_place([](char before, char after) {
+        return ascii_space(after) && !ascii_space(before) && static_cast<unsigned char>(before) < 0x80;
+      });
+      at > 0) {
+    return at;
   }
   return std::max<std::size_t>(utf8_boundary_before(text, limit), 1);
 }

@@ -72,10 +72,11 @@ class Pretokenizer {
   std::vector<std::shared_ptr<const Code>> codes_;
 };
 
-/// The last place at or before `limit` where a long text may be cut so that both sides give the same GPT-2 pieces as the
-/// whole: before an ASCII white space that follows another ASCII character. Where there is none, a character boundary
-/// (the pieces beside the cut may then differ), and `limit` itself in bytes that are not UTF-8. 0 < result <= limit for
-/// 0 < limit <= text.size(), limit >= 4.
+/// The last place at or before `limit` where a long text may be cut so that both sides give the same pieces as the whole:
+/// before a space that follows an ASCII letter or digit, which no published pattern has within a piece; where there is none,
+/// before an ASCII white space that follows another ASCII character, which GPT-2's has not (later ones join punctuation and
+/// the line ends behind it). Where there is neither, a character boundary (the pieces beside the cut may then differ), and
+/// `limit` itself in bytes that are not UTF-8. 0 < result <= limit for 0 < limit <= text.size(), limit >= 4.
 [[nodiscard]] std::size_t cut_between_pieces(std::string_view text, std::size_t limit);
 
 }  // namespace quern

@@ -362,6 +362,10 @@ Result<void> encode_published(const TokenizerData& data, std::string_view text, 
   std::vector<SpecialMatcher::Part> parts, inner;
   matcher.split(text, parts);
   const bool plain = published.source.normalizer.empty() && published.source.word_spelling.empty() && normalized.empty();
+  const auto stand = [&](bool first) {
+    if (!first) return TextStand::after_special;
+    return options.continues ? TextStand::continues : TextStand::first;
+  };
   if (options.add_special && data.roles.add_bos && data.roles.bos) tokens.push_back(*data.roles.bos);
   for (const SpecialMatcher::Part& part : parts) {
     if (part.id >= 0) {
@@ -373,7 +377,7 @@ Result<void> encode_published(const TokenizerData& data, std::string_view text, 
       if (auto done = encoder.append(stretch); !done) return done;
       continue;
     }
-    const auto normal = normalize(stretch, published.source.normalizer, part.begin == 0);
+    const auto normal = normalize(stretch, published.source.normalizer, stand(part.begin == 0));
     if (!normal) return tl::make_unexpected(normal.error());
     inner.clear();
     normalized.split(*normal, inner);
@@ -383,7 +387,7 @@ Result<void> encode_published(const TokenizerData& data, std::string_view text, 
         continue;
       }
       auto words = normalize(std::string_view(*normal).substr(piece.begin, piece.end - piece.begin),
-                             published.source.word_spelling, part.begin == 0 && piece.begin == 0);
+                             published.source.word_spelling, stand(part.begin == 0 && piece.begin == 0));
       if (!words) return tl::make_unexpected(words.error());
       spelled.push_back(std::move(*words));
       if (auto done = encoder.append(spelled.back()); !done) return done;

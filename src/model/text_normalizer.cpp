@@ -26,7 +26,7 @@ std::size_t replaced_bytes(std::string_view text, std::string_view from, std::st
 
 }  // namespace
 
-Result<std::string> normalize(std::string_view text, const std::vector<NormalizerStep>& steps, bool first) {
+Result<std::string> normalize(std::string_view text, const std::vector<NormalizerStep>& steps, TextStand stand) {
   const std::size_t limit = 64 * text.size() + (std::size_t{1} << 20);
   std::string now(text);
   for (const NormalizerStep& step : steps) {
@@ -38,7 +38,8 @@ Result<std::string> normalize(std::string_view text, const std::vector<Normalize
         if (bytes <= limit) now = replace_all(now, step.from, step.to);
         break;
       case NormalizerStep::Kind::prepend:
-        if (now.empty() || (step.first_only && !first)) break;
+        if (now.empty() || stand == TextStand::continues) break;
+        if (step.first_only && stand != TextStand::first) break;
         if (step.unless_present && now.starts_with(step.to)) break;
         bytes += step.to.size();
         if (bytes <= limit) now.insert(0, step.to);

@@ -29,8 +29,16 @@ struct NormalizerStep {
 /// The text with each `from` (not empty) replaced by `to`.
 [[nodiscard]] std::string replace_all(std::string_view text, std::string_view from, std::string_view to);
 
-/// Applies the steps in order; `first` says that the text stands at the start of the whole. Linear in the text's length: an
-/// error where a step would make it longer than 64 times what it was and 1 MiB.
-[[nodiscard]] Result<std::string> normalize(std::string_view text, const std::vector<NormalizerStep>& steps, bool first);
+/// Where a text stands in the whole.
+enum class TextStand : std::uint8_t {
+  first,          ///< at its start
+  after_special,  ///< behind a special token
+  continues       ///< behind ordinary text: nothing is put in front
+};
+
+/// Applies the steps in order. Linear in the text's length: an error where a step would make it longer than 64 times what it
+/// was and 1 MiB.
+[[nodiscard]] Result<std::string> normalize(std::string_view text, const std::vector<NormalizerStep>& steps,
+                                            TextStand stand);
 
 }  // namespace quern

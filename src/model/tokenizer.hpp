@@ -49,6 +49,7 @@ struct SpecialTokens {
 struct EncodeOptions {
   bool parse_special = false;  ///< control and unknown tokens that the text spells out become those tokens
   bool add_special = false;    ///< put bos and eos around the tokens where the vocabulary says so (SpecialTokens)
+  bool continues = false;      ///< the text goes on where another ended: no space is put in front of it
 };
 
 struct DecodeOptions {

@@ -135,7 +135,7 @@ class Reader {
   Result<void> read_normalizers() {
     if (auto done = read_normalizer(member(json_, "normalizer"), 0); !done) return done;
     for (SpecialText& special : description_.normalized) {
-      auto text = normalize(special.text, description_.normalizer, true);
+      auto text = normalize(special.text, description_.normalizer, TextStand::first);
       if (!text) return tl::make_unexpected(text.error());
       special.text = std::move(*text);
     }
