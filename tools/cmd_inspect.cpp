@@ -41,12 +41,15 @@ Json finite_or_null(double value) { return std::isfinite(value) ? Json(value) : 
 Result<int> inspect(const InspectOptions& options) {
   const auto start = read_file_start(options.file);
   if (!start) return tl::make_unexpected(start.error());
+  if (options.verify && start->kind != FileKind::gguf) {
+    return bad_input(fmt::format("{}: only GGUF files have checksums that --verify checks", options.file));
+  }
   switch (start->kind) {
     case FileKind::folder:
     case FileKind::checkpoint:
       return inspect_checkpoint(options);
     case FileKind::gguf:
-      return inspect_gguf(options);
+      return options.verify ? verify_gguf(options) : inspect_gguf(options);
     case FileKind::corpus:
       return inspect_corpus(options);
     case FileKind::json:
@@ -122,12 +125,14 @@ void add_inspect(CLI::App& app, Command& command) {
   const auto options = std::make_shared<InspectOptions>();
   CLI::App* inspect_command = app.add_subcommand(
       "inspect", "Describe a model file, checkpoint, run folder or corpus, and what it would need to run");
-  inspect_command->footer(examples(
-      {"quern inspect model.gguf", "quern inspect model.gguf --context 32768 --json", "quern inspect runs/kjv --tensors"}));
+  inspect_command->footer(examples({"quern inspect model.gguf", "quern inspect model.gguf --context 32768 --json",
+                                    "quern inspect runs/kjv --tensors", "quern inspect model.gguf --verify"}));
   inspect_command->add_option("FILE", options->file, "A GGUF file, a checkpoint, a run folder or a corpus")->required();
   inspect_command->add_flag("--json", options->json, "Print one JSON object");
   inspect_command->add_option("--context", options->context, "Tokens of context to say the memory for")
       ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 32));
+  inspect_command->add_flag("--verify", options->verify,
+                            "Check the tensors of a GGUF file against the SHA-256 checksums in its metadata");
   inspect_command->add_flag("--tensors", options->all_tensors, "List every tensor, not layers that are alike as one line");
   inspect_command->callback([&command, options] { command.run = [options] { return inspect(*options); }; });
 }

@@ -26,6 +26,7 @@ void add_imatrix(CLI::App& app, Command& command);
 void add_inspect(CLI::App& app, Command& command);
 void add_logits(CLI::App& app, Command& command);
 void add_perplexity(CLI::App& app, Command& command);
+void add_quantize(CLI::App& app, Command& command);
 void add_render_template(CLI::App& app, Command& command);
 void add_run(CLI::App& app, Command& command);
 void add_sample(CLI::App& app, Command& command);

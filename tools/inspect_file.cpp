@@ -43,15 +43,6 @@ Total sum_of(const std::vector<TensorLine>& tensors) {
   return sum;
 }
 
-// "blk.7.attn_q.weight" -> "blk.*.attn_q.weight": the same for all layers.
-std::string without_layer(const std::string& name) {
-  constexpr std::string_view kPrefix = "blk.";
-  if (!name.starts_with(kPrefix)) return name;
-  const std::size_t end = name.find_first_not_of("0123456789", kPrefix.size());
-  if (end == std::string::npos || end == kPrefix.size() || name[end] != '.') return name;
-  return "blk.*" + name.substr(end);
-}
-
 void print_tensor_line(const std::string& name, const TensorLine& tensor, const Total& total) {
   fmt::print("    {:<40} {:<8} {:>20} {:>12}{}\n", internal::shown(name), tensor.type,
              fmt::format("[{}]", fmt::join(tensor.shape, ", ")), bytes_text(total.bytes),
@@ -65,6 +56,14 @@ std::vector<std::int64_t> contexts_of(const ModelConfig& config, const InspectOp
 }
 
 }  // namespace
+
+std::string without_layer(const std::string& name) {
+  constexpr std::string_view kPrefix = "blk.";
+  if (!name.starts_with(kPrefix)) return name;
+  const std::size_t end = name.find_first_not_of("0123456789", kPrefix.size());
+  if (end == std::string::npos || end == kPrefix.size() || name[end] != '.') return name;
+  return "blk.*" + name.substr(end);
+}
 
 std::string grouped(std::int64_t number) {
   std::string text = fmt::format("{}", number);

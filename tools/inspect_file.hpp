@@ -15,11 +15,14 @@ namespace quern::tools {
 struct InspectOptions {
   std::string file;
   bool json = false;
+  bool verify = false;                  ///< against the file's checksums
   bool all_tensors = false;             ///< in text: every tensor, not those alike as one line
   std::optional<std::int64_t> context;  ///< tokens to say memory for; none: the model's own and what `quern run` takes
 };
 
 [[nodiscard]] Result<int> inspect_gguf(const InspectOptions& options);
+/// A GGUF file's tensors against its checksums: exit code 1 where any is not as it was.
+[[nodiscard]] Result<int> verify_gguf(const InspectOptions& options);
 /// A checkpoint, or a run folder through its best one.
 [[nodiscard]] Result<int> inspect_checkpoint(const InspectOptions& options);
 [[nodiscard]] Result<int> inspect_corpus(const InspectOptions& options);
@@ -41,6 +44,8 @@ void print_memory(const ModelConfig& config, std::size_t weight_bytes, const Ins
 [[nodiscard]] nlohmann::ordered_json memory_json(const ModelConfig& config, std::size_t weight_bytes,
                                                  const InspectOptions& options);
 
+/// "blk.7.attn_q.weight" -> "blk.*.attn_q.weight": the same for all layers.
+[[nodiscard]] std::string without_layer(const std::string& name);
 /// "1,234,567".
 [[nodiscard]] std::string grouped(std::int64_t number);
 /// Prints an object; bytes that are no UTF-8 become U+FFFD.

@@ -32,7 +32,8 @@ struct TensorChoice {
 
 /// Names of the mixes, in the order of their sizes.
 [[nodiscard]] std::vector<std::string_view> mix_names();
-/// The value of general.file_type that a mix has in llama.cpp's numbering.
+[[nodiscard]] bool is_mix(std::string_view name);
+/// The value of general.file_type that a mix has in llama.cpp's numbering; 0 where there is no such mix.
 [[nodiscard]] std::uint32_t mix_file_type(std::string_view mix);
 
 /// One choice per tensor of the file, in its order. Errors: unknown mix, a pattern that is none, a tensor whose source type
