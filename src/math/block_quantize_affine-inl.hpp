@@ -16,12 +16,39 @@ struct Ends {
   float high;
 };
 
-/// Chosen one after the other, as the symmetric formats' are.
-constexpr Ends kEndsTried[6] = {{0.0F, 0.0F}, {-0.5F, 0.5F}, {-0.5F, 0.0F}, {0.0F, 0.5F}, {-0.25F, 0.25F}, {-0.75F, 0.75F}};
-constexpr Ends kEndsTriedWeighted[16] = {{0.0F, 0.0F},    {-0.5F, 0.5F},   {-0.5F, 0.0F},   {0.0F, 0.5F},
-                                         {-0.25F, 0.25F}, {-0.75F, 0.75F}, {-0.75F, 0.25F}, {-0.25F, 0.75F},
-                                         {-1.0F, 0.0F},   {0.0F, 1.0F},    {-1.0F, 1.0F},   {0.25F, -0.25F},
-                                         {-1.0F, 0.5F},   {-0.5F, 1.0F},   {-1.5F, 0.0F},   {0.0F, 1.5F}};
+/// Chosen one after the other, as the symmetric formats' are. Without importance few, and such that no rounded code is
+/// beyond the format's.
+constexpr Ends kEndsTried15[8] = {{-0.25F, 0.25F}, {0.25F, 0.49F}, {-0.49F, 0.0F}, {0.0F, 0.25F},
+                                  {1.0F, 0.25F},   {0.0F, -0.25F}, {0.75F, 0.0F},  {0.0F, 0.49F}};
+constexpr Ends kEndsTried31[8] = {{0.0F, 0.0F},   {0.75F, 0.25F}, {-0.25F, -0.25F}, {0.25F, 0.25F},
+                                  {0.25F, -1.0F}, {1.0F, -1.0F},  {-0.25F, 0.0F},   {1.0F, -0.25F}};
+constexpr Ends kEndsTriedWeighted15[24] = {{-0.25F, 0.25F}, {0.25F, 0.5F},  {-0.5F, 0.0F},  {0.0F, -1.0F},   {-0.25F, 1.0F},
+                                           {0.0F, 0.25F},   {-1.0F, 0.0F},  {0.0F, 1.75F},  {0.75F, -0.75F}, {-1.75F, 0.0F},
+                                           {0.0F, -0.25F},  {-1.0F, 0.5F},  {0.0F, -0.75F}, {0.75F, -0.25F}, {-0.5F, 0.75F},
+                                           {0.0F, 1.25F},   {0.25F, 0.0F},  {-1.5F, 0.25F}, {-0.5F, -0.25F}, {-1.5F, 1.75F},
+                                           {0.75F, -1.0F},  {-0.5F, 0.25F}, {0.0F, 0.5F},   {-0.5F, 1.75F}};
+constexpr Ends kEndsTriedWeighted31[24] = {
+    {-0.25F, 0.0F}, {0.25F, 0.25F},   {0.0F, -0.75F},  {1.0F, -1.0F},  {1.0F, -0.25F},  {-0.75F, 0.0F},
+    {0.0F, 0.25F},  {-0.25F, 1.0F},   {-0.75F, 0.75F}, {0.75F, -1.0F}, {-1.5F, 0.25F},  {0.0F, 1.25F},
+    {0.0F, 0.0F},   {1.0F, -0.75F},   {0.75F, 0.0F},   {-1.75F, 0.0F}, {0.25F, -0.75F}, {0.25F, 0.5F},
+    {-1.0F, 0.5F},  {-0.25F, -0.25F}, {0.25F, 1.75F},  {0.0F, -1.0F},  {-0.5F, 0.5F},   {0.25F, 0.0F}};
+
+template <int kLargest, bool kWeighted>
+QUERN_LANES_INLINE constexpr const auto& ends_tried() {
+  if constexpr (kWeighted) {
+    if constexpr (kLargest == 15) {
+      return kEndsTriedWeighted15;
+    } else {
+      return kEndsTriedWeighted31;
+    }
+  } else {
+    if constexpr (kLargest == 15) {
+      return kEndsTried15;
+    } else {
+      return kEndsTried31;
+    }
+  }
+}
 
 /// kLargest: the largest code.
 template <int kLargest>
@@ -32,7 +59,6 @@ struct Affine {
 
   template <bool kWeighted>
   static void quantize(V* x, V* w, int count, std::uint8_t* out) {
-    const Unit unit = scale_values(x, 32);
     if constexpr (kWeighted) scale_weights(w, 32);
     V low = x[0];
     V high = x[0];
@@ -40,21 +66,23 @@ struct Affine {
       low = min(x[j], low);
       high = max(x[j], high);
     }
+    const Unit unit = unit_of(max(magnitude(low), magnitude(high)), kSmallestExponent);
+    low = low * unit.inverse;
+    high = high * unit.inverse;
+    Sums sums;
+    for (int j = 0; j < 32; ++j) {
+      x[j] = x[j] * unit.inverse;
+      const V y = x[j] - low;
+      sums.wy = sums.wy + (kWeighted ? w[j] * y : y);
+      if constexpr (kWeighted) sums.w = sums.w + w[j];
+    }
+    if constexpr (!kWeighted) sums.w = splat(32.0F);
+    sums.inverse_w = splat(1.0F) / sums.w;
     Fit fit;
     fit.d = (high - low) * splat(1.0F / kTop);
     fit.m = low;
-    Sums sums;
-    for (int j = 0; j < 32; ++j) {
-      sums.w = sums.w + (kWeighted ? w[j] : splat(1.0F));
-      const V y = x[j] - low;
-      sums.wy = sums.wy + (kWeighted ? w[j] * y : y);
-    }
-    if constexpr (kWeighted) {
-      search<true>(x, w, low, high, sums, kEndsTriedWeighted, fit);
-      refit<true>(x, w, low, sums, fit);
-    } else {
-      search<false>(x, w, low, high, sums, kEndsTried, fit);
-    }
+    search<kWeighted>(x, w, low, high, sums, ends_tried<kLargest, kWeighted>(), fit);
+    if constexpr (kWeighted) refit<true>(x, w, low, sums, fit);
     refit<kWeighted>(x, w, low, sums, fit);
 
     Stored stored = {f16_scale(fit.d, unit), f16_offset(fit.m, unit)};
@@ -83,6 +111,7 @@ struct Affine {
   struct Sums {
     V w = splat(0.0F);
     V wy = splat(0.0F);
+    V inverse_w;
   };
 
   static QUERN_LANES_INLINE Stored select_stored(I mask, const Stored& a, const Stored& b) {
@@ -91,7 +120,7 @@ struct Affine {
   static QUERN_LANES_INLINE V nearest(V x) { return rounded(clamped(x, 0.0F, kTop)); }
 
   /// Rounds (x - low) * inverse + offset to codes, fits scale and minimum by least squares, and keeps the best.
-  template <bool kWeighted, int kCount>
+  template <bool kWeighted, bool kClamp, int kCount>
   static QUERN_LANES_INLINE void try_fits(const V* x, const V* w, V low, const Sums& sums, const V (&inverse)[kCount],
                                           const V (&offset)[kCount], Fit& best) {
     V q1[kCount];
@@ -101,10 +130,11 @@ struct Affine {
     for (int j = 0; j < 32; ++j) {
       const V y = x[j] - low;
       for (int c = 0; c < kCount; ++c) {
-        const V q = nearest(y * inverse[c] + offset[c]);
+        const V code = y * inverse[c] + offset[c];
+        const V q = kClamp ? nearest(code) : rounded(code);
         const V wq = kWeighted ? w[j] * q : q;
         q1[c] = q1[c] + wq;
-        q2[c] = q2[c] + wq * q;
+        q2[c] = sum_with_square<!kWeighted>(q2[c], wq, q);
         qy[c] = qy[c] + wq * y;
       }
     }
@@ -116,14 +146,14 @@ struct Affine {
       const I better = gain > best.gain;
       best.gain = better ? gain : best.gain;
       best.d = better ? d : best.d;
-      best.m = better ? low + (sums.wy - d * q1[c]) / sums.w : best.m;
+      best.m = better ? low + (sums.wy - d * q1[c]) * sums.inverse_w : best.m;
     }
   }
 
   template <bool kWeighted, int kCount>
   static QUERN_LANES_INLINE void search(const V* x, const V* w, V low, V high, const Sums& sums, const Ends (&ends)[kCount],
                                         Fit& best) {
-    constexpr int kTogether = 2;
+    constexpr int kTogether = 4;
     static_assert(kCount % kTogether == 0);
     const V one = splat(1.0F) / (high - low);
     for (int c = 0; c < kCount; c += kTogether) {
@@ -133,7 +163,7 @@ struct Affine {
         inverse[i] = one * splat(kTop + ends[c + i].high - ends[c + i].low);
         offset[i] = splat(ends[c + i].low);
       }
-      try_fits<kWeighted, kTogether>(x, w, low, sums, inverse, offset, best);
+      try_fits<kWeighted, kWeighted, kTogether>(x, w, low, sums, inverse, offset, best);
     }
   }
 
@@ -143,7 +173,7 @@ struct Affine {
     const V inverse[1] = {inverse_or_zero(fit.d)};
     const V offset[1] = {(low - fit.m) * inverse[0]};
     Fit next = {splat(-1.0F), fit.d, fit.m};
-    try_fits<kWeighted, 1>(x, w, low, sums, inverse, offset, next);
+    try_fits<kWeighted, true>(x, w, low, sums, inverse, offset, next);
     fit = next;
   }
 

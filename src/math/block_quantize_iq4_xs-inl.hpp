@@ -11,10 +11,24 @@ namespace quern {
 namespace {
 namespace lanes {
 
-/// Values of the extreme element's code that are tried: the ends of the table and what lies around them.
-constexpr float kIq4Tried[24] = {-127.0F, 113.0F, -123.0F, 117.0F, -131.0F, 109.0F, -119.0F, 121.0F,
-                                 -135.0F, 105.0F, -115.0F, 125.0F, -139.0F, 101.0F, -111.0F, 129.0F,
-                                 -143.0F, 97.0F,  -107.0F, 133.0F, -148.0F, 93.0F,  -104.0F, 138.0F};
+/// Multiples of the scale at which the extreme value is tried: the ends of the table and what lies around them, chosen as
+/// those of the other formats.
+constexpr float kIq4Tried[24] = {-130.0F, 114.0F,  -122.0F, -138.0F, -108.0F, 122.0F,  -126.0F, 110.0F,
+                                 -134.0F, 118.0F,  -102.0F, -118.0F, -112.0F, -142.0F, 92.0F,   126.0F,
+                                 106.0F,  -128.0F, -132.0F, -124.0F, 88.0F,   -120.0F, -86.0F,  -104.0F};
+constexpr float kIq4TriedWeighted[32] = {-130.0F, 114.0F,  -144.0F, -122.0F, 130.0F,  -106.0F, -162.0F, -136.0F,
+                                         150.0F,  120.0F,  108.0F,  92.0F,   -126.0F, -112.0F, -152.0F, 138.0F,
+                                         -170.0F, -100.0F, -86.0F,  124.0F,  -118.0F, -140.0F, -132.0F, -148.0F,
+                                         116.0F,  98.0F,   88.0F,   -156.0F, 104.0F,  112.0F,  144.0F,  -108.0F};
+
+template <bool kWeighted>
+QUERN_LANES_INLINE constexpr const auto& iq4_tried() {
+  if constexpr (kWeighted) {
+    return kIq4TriedWeighted;
+  } else {
+    return kIq4Tried;
+  }
+}
 
 /// Integers of the largest sub-block scale that are tried.
 constexpr float kIq4XsTried[6] = {-32.0F, 31.0F, -31.0F, 30.0F, -29.5F, 28.5F};
@@ -35,7 +49,7 @@ struct Iq4Xs {
       const V* const wk = kWeighted ? w + 32 * k : w;
       const Extent extent = extent_of(x + 32 * k, 32);
       BestScale best;
-      try_extremes<Iq4Values, kWeighted>(x + 32 * k, wk, extent.extreme, kIq4Tried, best);
+      try_extremes<Iq4Values, kWeighted>(x + 32 * k, wk, extent.extreme, iq4_tried<kWeighted>(), best);
       alone[k] = refitted<Iq4Values, kWeighted>(x + 32 * k, wk, best.d);
       extreme = magnitude(alone[k]) > magnitude(extreme) ? alone[k] : extreme;
     }

@@ -20,15 +20,17 @@ namespace lanes {
 /// speed.
 struct Q4Codes {
   using Codes = Integers<-8, 7>;
-  static constexpr float kTried[8] = {-8.0F, 7.0F, -7.5F, -8.5F, 7.5F, -7.0F, 6.5F, -9.0F};
-  static constexpr float kTriedWeighted[16] = {-8.0F,  7.0F,   -7.5F, -8.5F, 7.5F,   -7.0F,  6.5F, -9.0F,
-                                               -8.25F, -7.75F, 7.25F, 6.75F, -7.25F, -8.75F, 8.0F, -6.5F};
+  static constexpr float kTried[8] = {-8.25F, -7.75F, -8.75F, -7.25F, -8.0F, -8.5F, -7.0F, -6.25F};
+  static constexpr float kTriedWeighted[20] = {-8.25F, -9.25F, -7.25F, -10.0F, -7.75F, -8.75F, 8.75F, -7.0F, -6.25F, -8.0F,
+                                               8.25F,  -8.5F,  -9.5F,  9.0F,   -6.75F, -9.0F,  -6.0F, -7.5F, 7.75F,  -9.75F};
 };
 struct Q5Codes {
   using Codes = Integers<-16, 15>;
-  static constexpr float kTried[8] = {-16.0F, 15.0F, -15.5F, 14.5F, -15.0F, -16.5F, 14.0F, 15.5F};
-  static constexpr float kTriedWeighted[16] = {-16.0F, 15.0F,   -15.5F,  14.5F,  -15.0F, -16.5F,  14.0F,  15.5F,
-                                               13.5F,  -14.75F, -15.25F, 14.25F, 14.75F, -15.75F, -14.0F, 13.0F};
+  static constexpr float kTried[12] = {-16.25F, -15.25F, -15.75F, -16.75F, -14.0F,  -13.0F,
+                                       -15.0F,  -16.0F,  -16.5F,  -14.75F, -12.25F, -14.25F};
+  static constexpr float kTriedWeighted[24] = {-16.25F, -15.25F, -17.25F, -14.0F,  -15.75F, -13.0F,  -18.0F, -14.75F,
+                                               -16.75F, -12.0F,  -16.0F,  -14.25F, -13.25F, -15.0F,  17.0F,  -16.5F,
+                                               11.25F,  -17.5F,  -13.75F, 16.25F,  -17.0F,  -12.75F, 15.5F,  -17.75F};
 };
 
 /// Q4_0 and Q5_0.
@@ -84,12 +86,13 @@ struct Q8_0 {
   static constexpr int kElements = 32;
   static constexpr int kBytes = 34;
   using Codes = Integers<-127, 127>;
-  /// Codes of the extreme value that are tried. One scale is worth about as much as another a little larger, but rounding
-  /// errors of 32 elements differ by chance: the best of many is worth more than the finest.
-  static constexpr float kTried[8] = {127.0F, 126.0F, 125.0F, 124.0F, 123.0F, 122.0F, 121.0F, 120.0F};
-  static constexpr float kTriedWeighted[24] = {127.0F, 126.5F, 126.0F, 125.5F, 125.0F, 124.5F, 124.0F, 123.5F,
-                                               123.0F, 122.5F, 122.0F, 121.5F, 121.0F, 120.5F, 120.0F, 119.5F,
-                                               119.0F, 118.5F, 118.0F, 117.5F, 117.0F, 116.5F, 116.0F, 115.5F};
+  /// Codes of the largest magnitude that are tried, below 127.5. One scale is worth about as much as another a little
+  /// larger, but rounding errors of 32 elements differ by chance: the best of many is worth more than the finest.
+  static constexpr float kTried[20] = {127.0F, 126.0F, 125.0F,  123.0F, 121.0F, 124.0F,  122.0F,  120.0F, 127.49F, 119.0F,
+                                       118.0F, 116.0F, 113.25F, 117.0F, 115.0F, 114.25F, 125.25F, 111.0F, 126.25F, 112.0F};
+  static constexpr float kTriedWeighted[24] = {127.0F, 126.0F, 124.0F, 122.0F,  120.0F,  125.0F,  123.0F, 119.0F,
+                                               121.0F, 117.0F, 114.0F, 127.49F, 112.0F,  118.0F,  116.0F, 107.0F,
+                                               113.0F, 115.0F, 110.0F, 111.0F,  109.25F, 126.75F, 104.0F, 124.5F};
 
   template <bool kWeighted>
   static void quantize(V* x, V* w, int count, std::uint8_t* out) {
@@ -171,7 +174,7 @@ struct Iq4Nl {
     if constexpr (kWeighted) scale_weights(w, 32);
     const Extent extent = extent_of(x, 32);
     BestScale best;
-    try_extremes<Iq4Values, kWeighted>(x, w, extent.extreme, kIq4Tried, best);
+    try_extremes<Iq4Values, kWeighted>(x, w, extent.extreme, iq4_tried<kWeighted>(), best);
     best.d = refitted<Iq4Values, kWeighted>(x, w, best.d);
     best.d = refitted<Iq4Values, kWeighted>(x, w, best.d);
     Scale scale = f16_scale(best.d, unit);

@@ -20,6 +20,8 @@ QUERN_LANES_INLINE V splat(float x) { return _mm256_set1_ps(x); }
 QUERN_LANES_INLINE I splat_i(std::int32_t x) { return reinterpret_cast<I>(_mm256_set1_epi32(x)); }
 QUERN_LANES_INLINE V min(V a, V b) { return _mm256_min_ps(a, b); }
 QUERN_LANES_INLINE V max(V a, V b) { return _mm256_max_ps(a, b); }
+/// For exact results only, where that it rounds once makes no difference.
+QUERN_LANES_INLINE V fused_multiply_add(V a, V b, V c) { return _mm256_fmadd_ps(a, b, c); }
 QUERN_LANES_INLINE V load(const float* p) { return _mm256_loadu_ps(p); }
 QUERN_LANES_INLINE I load_i(const std::int32_t* p) {
   return reinterpret_cast<I>(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));

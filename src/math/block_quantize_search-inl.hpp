@@ -29,8 +29,12 @@ QUERN_LANES_INLINE I integer(V x) { return bits_of(x + splat(kMagic)) - splat_i(
 /// 1 / x, or 0 of 0.
 QUERN_LANES_INLINE V inverse_or_zero(V x) { return x == splat(0.0F) ? splat(0.0F) : splat(1.0F) / x; }
 
+/// a * b + c where that is a whole number below 2^24: fused or not, it is exact.
+QUERN_LANES_INLINE V exact_multiply_add(V a, V b, V c) { return fused_multiply_add(a, b, c); }
+
 /// The power of two that brings a block near 1, and its inverse, both exact. Values below 2^-40 are left small: the smallest
 /// f16 scale is 2^-24, so they are zeros, or (MXFP4) do not use this.
+constexpr std::int32_t kSmallestExponent = 127 - 40;
 struct Unit {
   V unit;     ///< value = scaled * unit
   V inverse;  ///< scaled = value * inverse
@@ -62,7 +66,7 @@ QUERN_LANES_INLINE Extent extent_of(const V* x, int elements) {
 QUERN_LANES_INLINE Unit scale_values(V* x, int elements) {
   V largest = splat(0.0F);
   for (int j = 0; j < elements; ++j) largest = max(magnitude(x[j]), largest);
-  const Unit unit = unit_of(largest, 127 - 40);
+  const Unit unit = unit_of(largest, kSmallestExponent);
   for (int j = 0; j < elements; ++j) x[j] = x[j] * unit.inverse;
   return unit;
 }
@@ -104,6 +108,7 @@ QUERN_LANES_INLINE Scale select(I mask, const Scale& a, const Scale& b) {
 template <int kLow, int kHigh>
 struct Integers {
   static constexpr float kLargest = -kLow > kHigh ? -kLow : kHigh;  ///< magnitude
+  static constexpr bool kWhole = true;                              ///< 32 squares sum up to less than 2^24
   static QUERN_LANES_INLINE V nearest(V x) {
     return rounded(clamped(x, static_cast<float>(kLow), static_cast<float>(kHigh)));
   }
@@ -121,6 +126,7 @@ alignas(64) constexpr float kIq4Borders[16] = {-115.5F, -93.5F, -74.0F, -57.0F, 
                                                7.0F,    19.0F,  31.5F,  45.5F,  61.0F,  79.0F,  101.0F, 0.0F};
 
 struct Iq4Values {
+  static constexpr bool kWhole = true;
   static QUERN_LANES_INLINE I code(V x) {
     I code = (x > splat(kIq4Borders[7])) & splat_i(8);
     code += (x > look_up(kIq4Borders, code + splat_i(3))) & splat_i(4);
@@ -130,6 +136,12 @@ struct Iq4Values {
   static QUERN_LANES_INLINE V value(I code) { return look_up(kIq4Floats, code); }
   static QUERN_LANES_INLINE V nearest(V x) { return value(code(x)); }
 };
+
+/// sum + wq * q; kExact: whole numbers, and the sum below 2^24.
+template <bool kExact>
+QUERN_LANES_INLINE V sum_with_square(V sum, V wq, V q) {
+  return kExact ? exact_multiply_add(wq, q, sum) : sum + wq * q;
+}
 
 /// The best scale so far: gain is what it takes from the error of all zeros.
 struct BestScale {
@@ -149,7 +161,7 @@ QUERN_LANES_INLINE void try_scales(const V* x, const V* w, const V (&inverse)[kC
     for (int c = 0; c < kCount; ++c) {
       const V q = Codes::nearest(x[j] * inverse[c]);
       values[c] = values[c] + weighted * q;
-      squares[c] = squares[c] + (kWeighted ? w[j] * q : q) * q;
+      squares[c] = sum_with_square < Codes::kWhole && !kWeighted > (squares[c], kWeighted ? w[j] * q : q, q);
     }
   }
   for (int c = 0; c < kCount; ++c) {
@@ -259,8 +271,9 @@ struct Words {
   /// Writes words first .. first + count - 1, little-endian.
   QUERN_LANES_INLINE void write(int lane, int first, int count, std::uint8_t* out) const {
     for (int i = 0; i < count; ++i) {
-      const auto word = static_cast<std::uint32_t>(at[first + i][lane]);
-      for (int byte = 0; byte < 4; ++byte) out[4 * i + byte] = static_cast<std::uint8_t>((word >> (8 * byte)) & 0xFFU);
+      auto word = static_cast<std::uint32_t>(at[first + i][lane]);
+      if constexpr (__BYTE_ORDER__ == __ORDER_BIG_ENDIAN__) word = __builtin_bswap32(word);
+      __builtin_memcpy(out + 4 * i, &word, sizeof(word));
     }
   }
   /// Writes the low half of a word.
