@@ -1,3 +1,5 @@
+// Threads are the team's: a team of one must not make Eigen start OpenMP threads of its own.
+#define EIGEN_DONT_PARALLELIZE
 #include "math/matmul_eigen.hpp"
 
 #include <Eigen/Dense>
