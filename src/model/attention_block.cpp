@@ -4,12 +4,12 @@
 #include <cstring>
 
 #include "math/matmul.hpp"
-#include "math/number_formats.hpp"
 #include "model/layers.hpp"
 #include "model/layers_internal.hpp"
 
 namespace quern {
 
+using internal::as_float;
 using internal::kernels_for;
 using internal::mutable_rows_of;
 using internal::offset_or_null;
@@ -74,9 +74,6 @@ void attention_output_forward(Exec& exec, const ModelWeights& weights, std::int6
 
 namespace {
 
-[[nodiscard]] float plain(float x) { return x; }
-[[nodiscard]] float plain(bf16 x) { return float_from_bf16(x); }
-
 /// A sink takes the probability P = exp(sink - lse) and adds nothing, so with D = dO . O, the mean of dO . v under the
 /// probabilities, its logit's gradient is P (0 - D), summed over rows: sums [heads] is overwritten, in row order.
 template <class T>
@@ -87,7 +84,7 @@ void sink_backward(const ModelConfig& config, const float* sinks, const float* l
     for (std::int64_t row = range.begin; row < range.end; ++row) {
       const std::int64_t start = row * config.query_width() + head * config.head_dim;
       float d = 0.0F;
-      for (std::int64_t i = 0; i < config.head_dim; ++i) d += plain(out[start + i]) * plain(dout[start + i]);
+      for (std::int64_t i = 0; i < config.head_dim; ++i) d += as_float(out[start + i]) * as_float(dout[start + i]);
       sum -= std::exp(static_cast<double>(sinks[head] - lse[row * config.heads + head])) * static_cast<double>(d);
     }
     sums[head] = static_cast<float>(sum);

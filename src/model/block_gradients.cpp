@@ -9,8 +9,10 @@ namespace quern {
 
 std::size_t block_scratch_bytes(const Backend& backend, const ModelConfig& config, std::int64_t rows) {
   const std::int64_t hidden = config.gated() ? 2 * config.mlp_width : config.mlp_width;
-  const std::int64_t widest = std::max({config.width, hidden, config.qkv_width()});
-  const std::size_t own = static_cast<std::size_t>(rows * std::max(config.width, config.mlp_width)) * sizeof(float);
+  const std::int64_t widest = std::max({config.width, hidden, config.qkv_width(), config.experts});
+  const std::int64_t routing = config.experts > 0 ? config.width + config.experts + config.experts_used : 0;
+  const std::size_t own =
+      static_cast<std::size_t>(std::max(rows * std::max(config.width, config.mlp_width), routing)) * sizeof(float);
   return (own + kBufferAlignment - 1) / kBufferAlignment * kBufferAlignment + matmul_scratch_bytes(backend, rows, widest);
 }
 
@@ -52,11 +54,21 @@ void block_weight_gradients(Exec& exec, const ModelConfig& config, const Paramet
     return index < 0 ? nullptr : block + layout.parameters[static_cast<std::size_t>(index)].offset;
   };
   const std::int64_t pre_width = config.gated() ? 2 * config.mlp_width : config.mlp_width;
-  matmul_backward_weight(exec, rows_of(gradients.mlp_out, all, config.width),
-                         rows_of(buffers.mlp_act, all, config.mlp_width), target(p.mlp_out), target(p.mlp_out_bias),
-                         accumulate);
-  matmul_backward_weight(exec, rows_of(gradients.mlp_pre, all, pre_width), rows_of(buffers.norm2_out, all, config.width),
-                         target(p.mlp_in), target(p.mlp_in_bias), accumulate);
+  if (config.experts > 0) {
+    internal::expert_weight_gradients(exec, config, buffers, gradients, rows, accumulate,
+                                      {.router = target(p.router),
+                                       .router_bias = target(p.router_bias),
+                                       .in = target(p.expert_in),
+                                       .in_bias = target(p.expert_in_bias),
+                                       .out = target(p.expert_out),
+                                       .out_bias = target(p.expert_out_bias)});
+  } else {
+    matmul_backward_weight(exec, rows_of(gradients.mlp_out, all, config.width),
+                           rows_of(buffers.mlp_act, all, config.mlp_width), target(p.mlp_out), target(p.mlp_out_bias),
+                           accumulate);
+    matmul_backward_weight(exec, rows_of(gradients.mlp_pre, all, pre_width), rows_of(buffers.norm2_out, all, config.width),
+                           target(p.mlp_in), target(p.mlp_in_bias), accumulate);
+  }
   matmul_backward_weight(exec, rows_of(gradients.attention_out, all, config.width),
                          rows_of(buffers.attention, all, config.query_width()), target(p.attention_out),
                          target(p.attention_out_bias), accumulate);

@@ -53,7 +53,7 @@ void place_slots(const std::int32_t* chosen, std::int64_t choices, std::int64_t 
 
 template <class T>
 void experts_forward(Exec& exec, const ModelWeights& weights, std::int64_t layer, const BlockBuffers<T>& buffers,
-                     RowRange range) {
+                     const BlockDropout& dropout, RowRange range) {
   const ModelConfig& config = weights.config;
   const LayerWeights& w = weights.layers[static_cast<std::size_t>(layer)];
   const ExpertBuffers<T>& b = *buffers.experts;
@@ -83,31 +83,50 @@ void experts_forward(Exec& exec, const ModelWeights& weights, std::int64_t layer
     const RowRange slots{b.first_slot[e], b.first_slot[e + 1]};
     if (slots.rows() == 0) continue;
     StackedWeight in;
-    for (const Weight& piece : w.expert_in.pieces()) in.append(expert_slice(piece, experts, e));
+    for (const Weight& piece : w.expert_in.pieces()) in.append(expert_slice(piece, experts, e, w.expert_in_pack));
     internal::stacked_forward(exec, rows_of(b.input, slots, width), in, internal::mutable_rows_of(b.pre, slots, 2 * hidden),
                               internal::offset_or_null(w.expert_in_bias, e * 2 * hidden));
     internal::gate(exec, config, b.pre, b.act, slots);
-    matmul_forward(exec, rows_of(b.act, slots, hidden), expert_slice(w.expert_out, experts, e),
+    matmul_forward(exec, rows_of(b.act, slots, hidden), expert_slice(w.expert_out, experts, e, w.expert_out_pack),
                    internal::mutable_rows_of(b.out, slots, width),
                    {.bias = internal::offset_or_null(w.expert_out_bias, e * width)});
   }
 
+  // The weighted sum is added to the residual at once where nothing stands between.
+  const DropoutMask mask = dropout.mlp_out(range.begin);
+  const bool at_once = w.post_norm2 == nullptr && mask.probability == 0.0F;
+  float* sums = w.post_norm2 != nullptr ? buffers.branch2 : buffers.x_out;
   split_rows(exec, range, [&](RowRange piece) {
     for (std::int64_t row = piece.begin; row < piece.end; ++row) {
       const std::int64_t first = (row - range.begin) * used;
       const float* x = buffers.x_mid + row * width;
-      float* out = buffers.x_out + row * width;
-      if (out != x) std::copy_n(x, width, out);
+      float* out = sums + row * width;
+      if (!at_once) {
+        std::fill_n(out, width, 0.0F);
+      } else if (out != x) {
+        std::copy_n(x, width, out);
+      }
       for (std::int64_t k = first; k < first + used; ++k) {
         const float* y = b.out + b.slot[k] * width;
         const float scale = b.chosen_weight[k];
         for (std::int64_t i = 0; i < width; ++i) out[i] += scale * y[i];
       }
     }
+    if (w.post_norm2 == nullptr && !at_once) {
+      float* out = buffers.x_out + piece.begin * width;
+      exec.backend.kernels->elementwise->dropout_add(out, width, buffers.x_mid + piece.begin * width, width, out, width,
+                                                     piece.rows(), width, dropout.mlp_out(piece.begin));
+    }
   });
+  if (w.post_norm2 != nullptr) {
+    internal::add_normed_branch(exec, config, w.post_norm2, buffers.branch2, buffers.branch2_rstd, buffers.x_mid,
+                                buffers.x_out, mask, range);
+  }
 }
 
-template void experts_forward<float>(Exec&, const ModelWeights&, std::int64_t, const BlockBuffers<float>&, RowRange);
-template void experts_forward<bf16>(Exec&, const ModelWeights&, std::int64_t, const BlockBuffers<bf16>&, RowRange);
+template void experts_forward<float>(Exec&, const ModelWeights&, std::int64_t, const BlockBuffers<float>&,
+                                     const BlockDropout&, RowRange);
+template void experts_forward<bf16>(Exec&, const ModelWeights&, std::int64_t, const BlockBuffers<bf16>&, const BlockDropout&,
+                                    RowRange);
 
 }  // namespace quern

@@ -16,18 +16,19 @@
 
 namespace quern {
 
-/// Working memory of the feed-forward part with experts, shared by all blocks. Each row takes experts_used slots; slots are
-/// ordered by expert, then by row, so that an expert's rows are consecutive.
+/// Memory of the feed-forward part with experts. Each row takes experts_used slots; slots are ordered by expert, then by
+/// row, so that an expert's rows are consecutive. Training keeps what is marked "kept" until the backward pass and shares
+/// the rest among blocks; inference shares all.
 template <class T>
 struct ExpertBuffers {
   float* router_logits = nullptr;      ///< [rows, experts]
-  std::int32_t* chosen = nullptr;      ///< [rows, experts_used] experts, the largest logit first
-  float* chosen_weight = nullptr;      ///< [rows, experts_used]
-  std::int32_t* slot = nullptr;        ///< [rows, experts_used] where each choice's rows stand below
-  std::int64_t* first_slot = nullptr;  ///< [experts + 1] each expert's first slot
-  T* input = nullptr;                  ///< [rows * experts_used, width]
-  T* pre = nullptr;                    ///< [rows * experts_used, 2 mlp_width]
-  T* act = nullptr;                    ///< [rows * experts_used, mlp_width]
+  std::int32_t* chosen = nullptr;      ///< [rows, experts_used] experts, the largest logit first; kept
+  float* chosen_weight = nullptr;      ///< [rows, experts_used] kept
+  std::int32_t* slot = nullptr;        ///< [rows, experts_used] where each choice's rows stand below; kept
+  std::int64_t* first_slot = nullptr;  ///< [experts + 1] each expert's first slot; kept
+  T* input = nullptr;                  ///< [rows * experts_used, width]; gathered again in the backward pass
+  T* pre = nullptr;                    ///< [rows * experts_used, 2 mlp_width] kept
+  T* act = nullptr;                    ///< [rows * experts_used, mlp_width] kept
   float* out = nullptr;                ///< [rows * experts_used, width]
 };
 
@@ -59,6 +60,17 @@ struct BlockBuffers {
   ExpertBuffers<T>* experts = nullptr;  ///< models with experts only
 };
 
+/// Gradients of the feed-forward part with experts, in the same slots; shared by all blocks.
+template <class T>
+struct ExpertGradients {
+  float* branch = nullptr;     ///< [rows, width] of the weighted sum of outputs, before its post norm
+  T* output = nullptr;         ///< [rows * experts_used, width] of experts' outputs
+  float* act = nullptr;        ///< [rows * experts_used, mlp_width]
+  T* pre = nullptr;            ///< [rows * experts_used, 2 mlp_width]
+  float* input = nullptr;      ///< [rows * experts_used, width]
+  T* router_logits = nullptr;  ///< [rows, experts]
+};
+
 /// Gradients of one block for all rows of a micro-batch; shared by all blocks.
 template <class T>
 struct BlockGradients {
@@ -70,6 +82,7 @@ struct BlockGradients {
   T* qkv = nullptr;            ///< [rows, qkv_width]
   float* norm_partials =
       nullptr;  ///< [chunks, norm_partial_width] sums of each chunk for norm weights and biases, and sinks
+  ExpertGradients<T>* experts = nullptr;  ///< models with experts only, which have no mlp_out and mlp_pre
 };
 
 /// Rows begin .. end-1 of a batch.
@@ -114,10 +127,10 @@ void mlp_forward(Exec& exec, const ModelWeights& weights, std::int64_t layer, co
 
 /// The rest of mlp_forward for models with experts (Shazeer et al. 2017; Jiang et al. 2024): routes the rows of norm2_out,
 /// computes each expert on its rows and adds the weighted outputs, in the order of the choices: x_out from x_mid. `range`
-/// is all rows. Where two logits are equal the lower expert counts as larger.
+/// is all rows. Where two logits are equal the lower expert counts as larger. Dropout needs x_out apart from x_mid.
 template <class T>
 void experts_forward(Exec& exec, const ModelWeights& weights, std::int64_t layer, const BlockBuffers<T>& buffers,
-                     RowRange range);
+                     const BlockDropout& dropout, RowRange range);
 
 /// Where a chunk's sums for norm parameters and sinks stand in its row of BlockGradients::norm_partials (elements).
 struct NormPartials {
@@ -132,6 +145,14 @@ struct NormPartials {
 template <class T>
 void mlp_backward(Exec& exec, const ModelWeights& weights, std::int64_t layer, const BlockBuffers<T>& buffers,
                   const BlockGradients<T>& gradients, const BlockDropout& dropout, RowRange range, std::int64_t chunk);
+
+/// Backward of mlp_forward for models with experts, on all `rows` in chunks of chunk_rows: residual goes from d x_out to d
+/// x_mid; fills gradients.experts and each chunk's norm2 and post norm sums. The choice of experts is taken as fixed. SPMD
+/// over the whole team.
+template <class T>
+void experts_backward(Exec& exec, const ModelWeights& weights, std::int64_t layer, const BlockBuffers<T>& buffers,
+                      const BlockGradients<T>& gradients, const BlockDropout& dropout, std::int64_t rows,
+                      std::int64_t chunk_rows);
 
 /// Backward of attention_output_forward up to the attention itself: fills attention_out, attention, and this chunk's
 /// sums of post norm and sinks. Serial exec.

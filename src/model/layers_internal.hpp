@@ -7,6 +7,7 @@
 #include "math/aligned_buffer.hpp"
 #include "math/exec.hpp"
 #include "math/matmul.hpp"
+#include "math/number_formats.hpp"
 #include "model/layers.hpp"
 
 namespace quern::internal {
@@ -15,6 +16,9 @@ template <class T>
 [[nodiscard]] constexpr ElementType element_type_of() {
   return std::is_same_v<T, float> ? ElementType::f32 : ElementType::bf16;
 }
+
+[[nodiscard]] inline float as_float(float x) { return x; }
+[[nodiscard]] inline float as_float(bf16 x) { return float_from_bf16(x); }
 
 /// The table for activations stored as T.
 template <class T>
@@ -141,6 +145,22 @@ inline void project_onto_residual(Exec& exec, const ConstMatrix& in, const Weigh
   exec.backend.kernels->elementwise->dropout_add(branch, width, residual_rows, width, out + range.begin * width, width,
                                                  range.rows(), width, mask);
 }
+
+/// Where the weight gradients of a block's experts go: f32, in the parameters' shapes. Biases may be null.
+struct ExpertWeightGradients {
+  float* router = nullptr;
+  float* router_bias = nullptr;
+  float* in = nullptr;
+  float* in_bias = nullptr;
+  float* out = nullptr;
+  float* out_bias = nullptr;
+};
+/// After experts_backward() of the same block; `accumulate` adds. Each expert's sums run over its rows in order. SPMD over
+/// the whole team.
+template <class T>
+void expert_weight_gradients(Exec& exec, const ModelConfig& config, const BlockBuffers<T>& buffers,
+                             const BlockGradients<T>& gradients, std::int64_t rows, bool accumulate,
+                             const ExpertWeightGradients& to);
 
 /// norm (either kind) of rows `range` of x [.., width] into out; mean and rstd may be null.
 template <class T>

@@ -23,7 +23,7 @@ void mlp_forward(Exec& exec, const ModelWeights& weights, std::int64_t layer, co
   internal::norm_forward(exec, config, w.norm2, w.norm2_bias, buffers.x_mid, buffers.norm2_out, buffers.norm2_mean,
                          buffers.norm2_rstd, range);
   if (config.experts > 0) {
-    experts_forward(exec, weights, layer, buffers, range);
+    experts_forward(exec, weights, layer, buffers, dropout, range);
     return;
   }
   const ConstMatrix input = rows_of(buffers.norm2_out, range, width);

@@ -71,7 +71,7 @@ struct ModelConfig {
   std::int64_t window = 0;          ///< sliding window of the windowed layers; 0: none
   std::int64_t window_period = 1;   ///< layer i is windowed when i % period < period - 1 (1: every layer, if window > 0)
 
-  // What published models add. Forward only: see trainable().
+  // What published models add.
   bool qkv_bias = false;            ///< biases of q, k and v without one of the output projection (Qwen2)
   bool post_norms = false;          ///< RMS norms of both halves' outputs before they are added (Gemma 2)
   bool attention_sinks = false;     ///< a logit per head that takes probability and has no value (GPT-OSS)
@@ -108,8 +108,8 @@ struct ModelConfig {
 /// Checks sizes, divisibility and combinations. The error names the field, what is allowed and what was found.
 [[nodiscard]] Result<void> validate(const ModelConfig& config);
 
-/// Whether this build has the backward pass of everything the config asks for, and parameter_layout its tensors. The error
-/// names the first field that stands in the way.
+/// Whether this build has the backward pass of everything the config asks for, and parameter_layout its tensors: it has for
+/// every config that validate() accepts. The error would name the first field that stands in the way.
 [[nodiscard]] Result<void> trainable(const ModelConfig& config);
 
 /// The config as JSON text and back; what checkpoints store. Unknown fields and missing ones are errors naming the field;
@@ -147,7 +147,9 @@ struct Parameter {
   ParameterKind kind = ParameterKind::matrix;
   std::int64_t rows = 0;
   std::int64_t cols = 1;
-  std::int64_t offset = 0;  ///< in elements, into the contiguous f32 block of all parameters; multiple of 16
+  std::int64_t offset = 0;   ///< in elements, into the contiguous f32 block of all parameters; multiple of 16
+  std::int64_t experts = 1;  ///< equal shares of the rows, of which a token meets experts_used
+  std::int64_t experts_used = 1;
   [[nodiscard]] std::int64_t count() const { return rows * cols; }
   [[nodiscard]] bool decays() const {
     return kind == ParameterKind::embedding || kind == ParameterKind::matrix || kind == ParameterKind::residual_matrix;
@@ -165,6 +167,10 @@ struct LayerParameters {
   int norm2 = -1, norm2_bias = -1;
   int mlp_in = -1, mlp_in_bias = -1;  ///< [mlp_width, width], or [2 mlp_width, width] gate rows then up rows
   int mlp_out = -1, mlp_out_bias = -1;
+  // Models with experts have these instead of mlp_in and mlp_out: all experts' rows, one expert after the other.
+  int router = -1, router_bias = -1;          ///< [experts, width]
+  int expert_in = -1, expert_in_bias = -1;    ///< [experts * 2 mlp_width, width], per expert gate rows then up rows
+  int expert_out = -1, expert_out_bias = -1;  ///< [experts * width, mlp_width]
 };
 
 /// Every parameter of a model, in a fixed order with fixed offsets.
@@ -179,7 +185,8 @@ struct ParameterLayout {
 
   /// Trained numbers, padding not counted.
   [[nodiscard]] std::int64_t parameter_count() const;
-  /// Parameters that enter matrix products per token: all matrices and the head, not the embedding lookup or position table.
+  /// Parameters that enter matrix products per token: all matrices (of experts those that a token takes) and the head, not
+  /// the embedding lookup or position table.
   [[nodiscard]] std::int64_t matmul_parameter_count() const;
 };
 [[nodiscard]] ParameterLayout parameter_layout(const ModelConfig& config);

@@ -37,6 +37,22 @@ class LayoutBuilder {
   ParameterLayout layout_;
 };
 
+void add_experts(LayoutBuilder& builder, const ModelConfig& c, const std::string& block, LayerParameters& p) {
+  p.router = builder.add(block + "ffn_gate_inp.weight", ParameterKind::matrix, c.experts, c.width);
+  p.router_bias = builder.add_if(c.router_bias, block + "ffn_gate_inp.bias", ParameterKind::bias, c.experts);
+  const std::int64_t in_rows = c.experts * 2 * c.mlp_width;
+  p.expert_in = builder.add(block + "ffn_gate_up_exps.weight", ParameterKind::matrix, in_rows, c.width);
+  p.expert_in_bias = builder.add_if(c.mlp_bias, block + "ffn_gate_up_exps.bias", ParameterKind::bias, in_rows);
+  const std::int64_t out_rows = c.experts * c.width;
+  p.expert_out = builder.add(block + "ffn_down_exps.weight", ParameterKind::residual_matrix, out_rows, c.mlp_width);
+  p.expert_out_bias = builder.add_if(c.mlp_bias, block + "ffn_down_exps.bias", ParameterKind::bias, out_rows);
+  for (const int index : {p.expert_in, p.expert_out}) {
+    Parameter& parameter = builder.layout().parameters[static_cast<std::size_t>(index)];
+    parameter.experts = c.experts;
+    parameter.experts_used = c.experts_used;
+  }
+}
+
 LayerParameters add_layer(LayoutBuilder& builder, const ModelConfig& c, std::int64_t layer) {
   const std::string block = "blk." + std::to_string(layer) + ".";
   const std::string mlp_in = block + (c.gated() ? "ffn_gate_up" : "ffn_up");
@@ -54,10 +70,14 @@ LayerParameters add_layer(LayoutBuilder& builder, const ModelConfig& c, std::int
   p.post_norm1 = builder.add_if(c.post_norms, block + "post_attention_norm.weight", ParameterKind::norm, c.width);
   p.norm2 = builder.add(block + "ffn_norm.weight", ParameterKind::norm, c.width);
   p.norm2_bias = builder.add_if(c.norm_bias, block + "ffn_norm.bias", ParameterKind::bias, c.width);
-  p.mlp_in = builder.add(mlp_in + ".weight", ParameterKind::matrix, mlp_in_rows, c.width);
-  p.mlp_in_bias = builder.add_if(c.mlp_bias, mlp_in + ".bias", ParameterKind::bias, mlp_in_rows);
-  p.mlp_out = builder.add(block + "ffn_down.weight", ParameterKind::residual_matrix, c.width, c.mlp_width);
-  p.mlp_out_bias = builder.add_if(c.mlp_bias, block + "ffn_down.bias", ParameterKind::bias, c.width);
+  if (c.experts > 0) {
+    add_experts(builder, c, block, p);
+  } else {
+    p.mlp_in = builder.add(mlp_in + ".weight", ParameterKind::matrix, mlp_in_rows, c.width);
+    p.mlp_in_bias = builder.add_if(c.mlp_bias, mlp_in + ".bias", ParameterKind::bias, mlp_in_rows);
+    p.mlp_out = builder.add(block + "ffn_down.weight", ParameterKind::residual_matrix, c.width, c.mlp_width);
+    p.mlp_out_bias = builder.add_if(c.mlp_bias, block + "ffn_down.bias", ParameterKind::bias, c.width);
+  }
   p.post_norm2 = builder.add_if(c.post_norms, block + "post_ffw_norm.weight", ParameterKind::norm, c.width);
   return p;
 }
@@ -100,7 +120,7 @@ std::int64_t ParameterLayout::matmul_parameter_count() const {
   std::int64_t count = 0;
   for (const Parameter& parameter : parameters) {
     if (parameter.kind == ParameterKind::matrix || parameter.kind == ParameterKind::residual_matrix) {
-      count += parameter.count();
+      count += parameter.count() / parameter.experts * parameter.experts_used;
     }
   }
   if (head == token_embedding && head >= 0) count += parameters[static_cast<std::size_t>(head)].count();

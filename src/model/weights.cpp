@@ -4,9 +4,17 @@
 
 namespace quern {
 
-Weight expert_slice(const Weight& all, std::int64_t experts, std::int64_t expert) {
+Weight expert_slice(const Weight& all, std::int64_t experts, std::int64_t expert, const PackedWeightBytes& pack) {
   Weight slice = all;
   slice.rows = all.rows / experts;
+  if (all.layout == WeightLayout::packed) {
+    const auto part = [&](const void* packs, std::size_t bytes) -> const void* {
+      return packs == nullptr ? nullptr : static_cast<const std::byte*>(packs) + static_cast<std::size_t>(expert) * bytes;
+    };
+    slice.forward = part(all.forward, pack.forward);
+    slice.backward = part(all.backward, pack.backward);
+    return slice;
+  }
   const std::size_t bytes = bytes_of(all.type, slice.rows * all.cols).value_or(0);
   slice.forward = static_cast<const std::byte*>(all.forward) + static_cast<std::size_t>(expert) * bytes;
   slice.backward = slice.forward;
@@ -19,21 +27,28 @@ WeightPacks::WeightPacks(const Backend& backend, ComputeType compute, const Mode
   layers_.reserve(layout.layers.size());
   for (const LayerParameters& layer : layout.layers) {
     layers_.push_back({plan_one(layer.qkv, plan), plan_one(layer.attention_out, plan), plan_one(layer.mlp_in, plan),
-                       plan_one(layer.mlp_out, plan)});
+                       plan_one(layer.mlp_out, plan), plan_one(layer.router, plan), plan_one(layer.expert_in, plan),
+                       plan_one(layer.expert_out, plan)});
   }
   head_ = plan_one(layout.head, plan);
 }
 
 WeightPacks::Pack WeightPacks::plan_one(int parameter, MemoryPlan& plan) const {
+  if (parameter < 0) return {};
   const Parameter& p = layout_.parameters[static_cast<std::size_t>(parameter)];
-  const PackedWeightBytes bytes = packed_weight_bytes(backend_, compute_, p.rows, p.cols);
   Pack pack{.parameter = parameter};
-  pack.forward = plan.add(p.name + " pack", bytes.forward, MemoryCategory::weights);
-  if (for_backward_) pack.backward = plan.add(p.name + " backward pack", bytes.backward, MemoryCategory::weights);
+  pack.parts = backend_.eigen ? 1 : p.experts;  // Eigen's are plain: one copy of all rows
+  pack.bytes = packed_weight_bytes(backend_, compute_, p.rows / pack.parts, p.cols);
+  const auto parts = static_cast<std::size_t>(pack.parts);
+  pack.forward = plan.add(p.name + " pack", parts * pack.bytes.forward, MemoryCategory::weights);
+  if (for_backward_) {
+    pack.backward = plan.add(p.name + " backward pack", parts * pack.bytes.backward, MemoryCategory::weights);
+  }
   return pack;
 }
 
 Weight WeightPacks::weight(const Pack& pack, const MemoryPlan& plan, Arena& arena) const {
+  if (pack.parameter < 0) return {};
   const Parameter& p = layout_.parameters[static_cast<std::size_t>(pack.parameter)];
   const std::byte* forward = arena.get<std::byte>(plan, pack.forward);
   const std::byte* backward = nullptr;
@@ -74,6 +89,14 @@ ModelWeights WeightPacks::view(const float* parameters, const MemoryPlan& plan, 
     w.mlp_in_bias = vector(p.mlp_in_bias);
     w.mlp_out = weight(layers_[i].mlp_out, plan, arena);
     w.mlp_out_bias = vector(p.mlp_out_bias);
+    w.router = weight(layers_[i].router, plan, arena);
+    w.router_bias = vector(p.router_bias);
+    w.expert_in_pack = layers_[i].expert_in.bytes;
+    w.expert_in = weight(layers_[i].expert_in, plan, arena);
+    w.expert_in_bias = vector(p.expert_in_bias);
+    w.expert_out_pack = layers_[i].expert_out.bytes;
+    w.expert_out = weight(layers_[i].expert_out, plan, arena);
+    w.expert_out_bias = vector(p.expert_out_bias);
     w.sinks = vector(p.sinks);
     w.post_norm1 = vector(p.post_norm1);
     w.post_norm2 = vector(p.post_norm2);
@@ -88,16 +111,24 @@ ModelWeights WeightPacks::view(const float* parameters, const MemoryPlan& plan, 
 
 void WeightPacks::pack(Exec& exec, const float* parameters, const ModelWeights& weights) const {
   const auto one = [&](const Pack& pack, const Weight& target) {
+    if (pack.parameter < 0) return;
     const Parameter& p = layout_.parameters[static_cast<std::size_t>(pack.parameter)];
+    const std::int64_t rows = p.rows / pack.parts;
     // The view's pointers lie in the arena that this object's owner allocated; packing is the one place that writes there.
-    (void)pack_weight(exec, compute_, parameters + p.offset, p.rows, p.cols, const_cast<void*>(target.forward),
-                      const_cast<void*>(target.backward));
+    for (std::int64_t i = 0; i < pack.parts; ++i) {
+      const Weight part = pack.parts == 1 ? target : expert_slice(target, pack.parts, i, pack.bytes);
+      (void)pack_weight(exec, compute_, parameters + p.offset + i * rows * p.cols, rows, p.cols,
+                        const_cast<void*>(part.forward), const_cast<void*>(part.backward));
+    }
   };
   for (std::size_t i = 0; i < layers_.size(); ++i) {
     one(layers_[i].qkv, weights.layers[i].qkv.whole());
     one(layers_[i].attention_out, weights.layers[i].attention_out);
     one(layers_[i].mlp_in, weights.layers[i].mlp_in.whole());
     one(layers_[i].mlp_out, weights.layers[i].mlp_out);
+    one(layers_[i].router, weights.layers[i].router);
+    one(layers_[i].expert_in, weights.layers[i].expert_in.whole());
+    one(layers_[i].expert_out, weights.layers[i].expert_out);
   }
   one(head_, weights.head);
 }

@@ -49,9 +49,11 @@ struct LayerWeights {
   const float* post_norm1 = nullptr;  ///< [width] of the attention output, before it is added (post_norms)
   const float* post_norm2 = nullptr;  ///< [width] of the feed-forward output
   const float* sinks = nullptr;       ///< [heads]
-  // Experts: each piece holds all experts' rows, one expert after the other; see expert_slice.
-  Weight router;                           ///< [experts, width]
-  const float* router_bias = nullptr;      ///< [experts]
+  // Experts: each piece holds all experts' rows, one expert after the other; see expert_slice. Packs are one after the other
+  // too: of so many bytes each.
+  Weight router;                       ///< [experts, width]
+  const float* router_bias = nullptr;  ///< [experts]
+  PackedWeightBytes expert_in_pack, expert_out_pack;
   StackedWeight expert_in;                 ///< [experts * 2 mlp_width, width]; per expert gate rows then up rows
   const float* expert_in_bias = nullptr;   ///< [experts, 2 mlp_width]
   Weight expert_out;                       ///< [experts * width, mlp_width]
@@ -84,8 +86,10 @@ struct ModelWeights {
 /// The same for windowed layers where they differ (rope_base_windowed); empty where not.
 [[nodiscard]] std::vector<float> make_windowed_rope_table(const ModelConfig& config, std::int64_t positions);
 
-/// Expert `expert` of a plain weight that holds `experts` of them, one after the other.
-[[nodiscard]] Weight expert_slice(const Weight& all, std::int64_t experts, std::int64_t expert);
+/// Expert `expert` of a weight that holds `experts` of them, one after the other; `pack`: bytes of one's packs, read where
+/// the weight is packed.
+[[nodiscard]] Weight expert_slice(const Weight& all, std::int64_t experts, std::int64_t expert,
+                                  const PackedWeightBytes& pack = {});
 
 /// The packs of a model's matrices, planned together with the rest of a step or an engine.
 class WeightPacks {
@@ -104,7 +108,9 @@ class WeightPacks {
 
  private:
   struct Pack {
-    int parameter = -1;
+    int parameter = -1;         ///< -1: the model has no such matrix
+    std::int64_t parts = 1;     ///< packed one by one: equal shares of the rows
+    PackedWeightBytes bytes{};  ///< of a part
     BufferId forward = 0;
     BufferId backward = 0;
   };
@@ -117,7 +123,7 @@ class WeightPacks {
   ParameterLayout layout_;
   bool for_backward_;
   struct LayerPacks {
-    Pack qkv, attention_out, mlp_in, mlp_out;
+    Pack qkv, attention_out, mlp_in, mlp_out, router, expert_in, expert_out;
   };
   std::vector<LayerPacks> layers_;
   Pack head_;

@@ -88,6 +88,11 @@ void add_model_keys(std::vector<RunKey>& keys) {
        "multiplies cosines and sines; yarn: times 1 + 0.1 ln rope_factor", "", false});
   add({"model.mlp", choice<kMlpKinds, QUERN_FIELD(model.mlp)>(),
        "feed-forward kind; swiglu, geglu and swiglu_clamped (GPT-OSS) are gated", "", false});
+  add({"model.experts", IntegerKey{QUERN_FIELD(model.experts), 0, 4096},
+       "experts of each feed-forward part, each of model.mlp_width; gated kinds; 0: a dense part", "", false});
+  add({"model.experts_used", IntegerKey{QUERN_FIELD(model.experts_used), 0, 4096}, "experts that a token takes", "", false});
+  add({"model.router_bias", BooleanKey{QUERN_FIELD(model.router_bias)}, "a bias of the router that chooses experts", "",
+       false});
   add({"model.qk_norm", BooleanKey{QUERN_FIELD(model.qk_norm)}, "RMS norm of each query and key head before RoPE", "",
        false});
   add({"model.attention_bias", BooleanKey{QUERN_FIELD(model.attention_bias)}, "biases of the attention projections", "",

@@ -37,13 +37,18 @@ class TypedTrainingPass final : public TrainingPass {
       if (layer + 1 < config_.layers) block.x_out = blocks_[static_cast<std::size_t>(layer + 1)].x_in;
     }
     blocks_.back().x_out = final_x_;
+    for (ExpertBuffers<T>& experts : experts_) {
+      experts.router_logits = shared_experts_.router_logits;
+      experts.input = shared_experts_.input;
+      experts.out = shared_experts_.out;
+    }
   }
 
   [[nodiscard]] std::size_t scratch_bytes() const override {
     const ElementType type = std::is_same_v<T, float> ? ElementType::f32 : ElementType::bf16;
     const std::int64_t hidden = config_.gated() ? 2 * config_.mlp_width : config_.mlp_width;
     const std::size_t weight_gradient =
-        matmul_scratch_bytes(backend_, shape_.rows, std::max({config_.width, hidden, config_.qkv_width()}));
+        matmul_scratch_bytes(backend_, shape_.rows, std::max({config_.width, hidden, config_.qkv_width(), config_.experts}));
     return std::max({block_scratch_bytes(backend_, config_, chunk_rows_), weight_gradient,
                      head_scratch_bytes(backend_, config_, shape_.rows),
                      attention_scratch_bytes(backend_, attention_shapes_.front(), type, shape_.max_length)});
@@ -150,6 +155,10 @@ class TypedTrainingPass final : public TrainingPass {
       plan_one(b.norm2_out, "norm 2", rows * c.width, l, last, plan);
       if (layer_norm) plan_one(b.norm2_mean, "norm 2 mean", rows, l, last, plan);
       plan_one(b.norm2_rstd, "norm 2 rstd", rows, l, last, plan);
+      if (c.experts > 0) {
+        plan_experts(l, last, plan);
+        continue;
+      }
       if (c.gated() || backward) plan_one(b.mlp_pre, "mlp pre-activation", rows * pre_width, l, last, plan);
       plan_one(b.mlp_act, "mlp activation", rows * c.mlp_width, l, last, plan);
     }
@@ -167,12 +176,50 @@ class TypedTrainingPass final : public TrainingPass {
              plan);
     const std::int64_t chunks = (rows + chunk_rows_ - 1) / chunk_rows_;
     plan_one(gradients_.residual, "residual gradient", rows * c.width, L, end, plan);
-    plan_one(gradients_.mlp_out, "mlp output gradient", rows * c.width, L + 1, end, plan);
-    plan_one(gradients_.mlp_pre, "mlp gradient", rows * pre_width, L + 1, end, plan);
+    if (c.experts > 0) {
+      plan_expert_gradients(L + 1, end, plan);
+    } else {
+      plan_one(gradients_.mlp_out, "mlp output gradient", rows * c.width, L + 1, end, plan);
+      plan_one(gradients_.mlp_pre, "mlp gradient", rows * pre_width, L + 1, end, plan);
+    }
     plan_one(gradients_.attention_out, "attention output gradient", rows * c.width, L + 1, end, plan);
     plan_one(gradients_.attention, "attention gradient", rows * c.query_width(), L + 1, end, plan);
     plan_one(gradients_.qkv, "qkv gradient", rows * c.qkv_width(), L + 1, end, plan);
     plan_one(gradients_.norm_partials, "norm sums", chunks * norm_partials(c).width, L + 1, end, plan);
+  }
+
+  /// What layer l's experts keep, and once what all share.
+  void plan_experts(std::int64_t l, std::int64_t last, MemoryPlan& plan) {
+    const ModelConfig& c = config_;
+    const std::int64_t slots = shape_.rows * c.experts_used;
+    if (l == 0) {
+      const std::int64_t end = last;  // of the first layer: the latest
+      experts_.resize(static_cast<std::size_t>(c.layers));
+      plan_one(shared_experts_.router_logits, "router logits", shape_.rows * c.experts, 0, c.layers - 1, plan);
+      plan_one(shared_experts_.input, "expert input", slots * c.width, 0, std::max(end, c.layers - 1), plan);
+      plan_one(shared_experts_.out, "expert output", slots * c.width, 0, c.layers - 1, plan);
+    }
+    ExpertBuffers<T>& b = experts_[static_cast<std::size_t>(l)];
+    plan_one(b.chosen, "chosen experts", slots, l, last, plan);
+    plan_one(b.chosen_weight, "weights of chosen experts", slots, l, last, plan);
+    plan_one(b.slot, "slots", slots, l, last, plan);
+    plan_one(b.first_slot, "first slots", c.experts + 1, l, last, plan);
+    plan_one(b.pre, "expert pre-activation", slots * 2 * c.mlp_width, l, last, plan);
+    plan_one(b.act, "expert activation", slots * c.mlp_width, l, last, plan);
+    blocks_[static_cast<std::size_t>(l)].experts = &b;
+  }
+
+  void plan_expert_gradients(std::int64_t first, std::int64_t end, MemoryPlan& plan) {
+    const ModelConfig& c = config_;
+    const std::int64_t slots = shape_.rows * c.experts_used;
+    ExpertGradients<T>& d = expert_gradients_;
+    plan_one(d.branch, "expert sum gradient", shape_.rows * c.width, first, end, plan);
+    plan_one(d.output, "expert output gradient", slots * c.width, first, end, plan);
+    plan_one(d.act, "expert activation gradient", slots * c.mlp_width, first, end, plan);
+    plan_one(d.pre, "expert pre-activation gradient", slots * 2 * c.mlp_width, first, end, plan);
+    plan_one(d.input, "expert input gradient", slots * c.width, first, end, plan);
+    plan_one(d.router_logits, "router gradient", shape_.rows * c.experts, first, end, plan);
+    gradients_.experts = &d;
   }
 
   /// Runs `work(Exec&, RowRange, chunk)` on every chunk of rows, one thread each.
@@ -214,9 +261,18 @@ class TypedTrainingPass final : public TrainingPass {
       const BlockDropout dropout = dropout_of(layer);
       attention_forward<T>(exec, shape_of(weights, layer), layer_sequences(layer), {block.qkv, config_.qkv_width()},
                            {block.attention, config_.query_width()}, block.lse, dropout.attention());
+      const bool experts = config_.experts > 0;  // they take all rows at once
+      if (experts) {
+        for_chunks(exec, [&](Exec& serial, RowRange range, std::int64_t) {
+          attention_output_forward(serial, weights, layer, block, dropout, range);
+        });
+        mlp_forward(exec, weights, layer, block, dropout, {0, batch_.rows});
+      }
       for_chunks(exec, [&](Exec& serial, RowRange range, std::int64_t) {
-        attention_output_forward(serial, weights, layer, block, dropout, range);
-        mlp_forward(serial, weights, layer, block, dropout, range);
+        if (!experts) {
+          attention_output_forward(serial, weights, layer, block, dropout, range);
+          mlp_forward(serial, weights, layer, block, dropout, range);
+        }
         if (layer + 1 < config_.layers) {
           attention_input_forward(serial, weights, layer + 1, blocks_[static_cast<std::size_t>(layer + 1)], positions,
                                   range);
@@ -229,8 +285,10 @@ class TypedTrainingPass final : public TrainingPass {
                       float* gradients) {
     const BlockBuffers<T>& block = blocks_[static_cast<std::size_t>(layer)];
     const BlockDropout dropout = dropout_of(layer);
+    const bool experts = config_.experts > 0;
+    if (experts) experts_backward(exec, weights, layer, block, gradients_, dropout, batch_.rows, chunk_rows_);
     for_chunks(exec, [&](Exec& serial, RowRange range, std::int64_t chunk) {
-      mlp_backward(serial, weights, layer, block, gradients_, dropout, range, chunk);
+      if (!experts) mlp_backward(serial, weights, layer, block, gradients_, dropout, range, chunk);
       attention_output_backward(serial, weights, layer, block, gradients_, dropout, range, chunk);
     });
     const std::int64_t qkv_width = config_.qkv_width();
@@ -276,6 +334,9 @@ class TypedTrainingPass final : public TrainingPass {
   std::vector<Binding> bindings_;
   std::vector<BlockBuffers<T>> blocks_;
   BlockGradients<T> gradients_;
+  std::vector<ExpertBuffers<T>> experts_;  // [layers] where the model has them
+  ExpertBuffers<T> shared_experts_;
+  ExpertGradients<T> expert_gradients_;
   HeadBuffers<T> head_;
   float* final_x_ = nullptr;
   float* scaled_weight_ = nullptr;

@@ -118,6 +118,31 @@ TEST_F(CheckpointTest, RoundTripIsBitExact) {
   EXPECT_TRUE(info->has_optimizer);
 }
 
+// Every tensor that any architecture has: experts, sinks, norms after each half, biases of q, k and v alone.
+TEST_F(CheckpointTest, TensorsOfPublishedArchitecturesRoundTrip) {
+  CheckpointInfo info = some_info();
+  ModelConfig& c = info.model;
+  c.mlp = MlpKind::swiglu_clamped;
+  c.experts = 3;
+  c.experts_used = 2;
+  c.router_bias = c.mlp_bias = c.qkv_bias = c.attention_sinks = c.post_norms = true;
+  c.window = 4;
+  c.rope_base_windowed = 50.0F;
+  c.rope_scaling = RopeScaling::factors;
+  c.rope_factors = {1.0F, 2.5F};
+  const ParameterLayout layout = parameter_layout(c);
+  const std::vector<float> weights = random_bits(layout, 4);
+  expect_ok(save_checkpoint(path_, info, layout, {weights, weights, weights}));
+  const auto read = read_checkpoint_info(path_);
+  ASSERT_TRUE(read.has_value()) << read.error().message;
+  EXPECT_EQ(to_json(read->model), to_json(c));
+  std::vector<float> w(weights.size()), m(weights.size()), v(weights.size());
+  expect_ok(read_checkpoint_tensors(path_, parameter_layout(read->model), {w, m, v}));
+  EXPECT_TRUE(same_bits(w, weights));
+  EXPECT_TRUE(same_bits(m, weights));
+  EXPECT_TRUE(same_bits(v, weights));
+}
+
 TEST_F(CheckpointTest, DefaultsAndEmptyTextsRoundTrip) {
   CheckpointInfo empty;
   empty.model = tiny_model();

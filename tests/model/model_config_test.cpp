@@ -152,20 +152,6 @@ TEST(ModelConfig, WhatPublishedModelsAddGoesThereAndBackAndMayBeMissing) {
   EXPECT_EQ(to_json(*read), to_json(llama_row()));
 }
 
-TEST(ModelConfig, WhatHasNoBackwardPassIsNotTrainable) {
-  EXPECT_TRUE(trainable(llama_row()));
-  const std::vector<std::pair<std::string, std::function<void(ModelConfig&)>>> cases = {
-      {"experts", [](ModelConfig& c) { c.experts = c.experts_used = 2; }}};
-  for (const auto& [word, change] : cases) {
-    ModelConfig config = llama_row();
-    change(config);
-    EXPECT_TRUE(validate(config)) << word;
-    const auto result = trainable(config);
-    ASSERT_FALSE(result) << word;
-    EXPECT_NE(result.error().message.find(word), std::string::npos) << result.error().message;
-  }
-}
-
 TEST(ModelConfig, JsonErrorsNameTheField) {
   const std::string good = to_json(llama_row());
   const auto with = [&](const std::string& from, const std::string& to) {
@@ -312,6 +298,36 @@ TEST(ParameterLayout, SinksDoNotDecay) {
   EXPECT_EQ(sinks.name, "blk.2.attn_sinks.weight");
   EXPECT_EQ(sinks.count(), config.heads);
   EXPECT_FALSE(sinks.decays());
+}
+
+TEST(ParameterLayout, ExpertsAreFusedAndCountAsTheyAreUsed) {
+  ModelConfig config = llama_row();
+  const std::int64_t dense = parameter_layout(config).matmul_parameter_count();
+  config.experts = 5;
+  config.experts_used = 2;
+  config.mlp_bias = config.router_bias = true;
+  ASSERT_TRUE(validate(config));
+  ASSERT_TRUE(trainable(config));
+  const ParameterLayout layout = parameter_layout(config);
+  const LayerParameters& layer = layout.layers[1];
+  const auto at = [&](int index) { return layout.parameters.at(static_cast<std::size_t>(index)); };
+  EXPECT_EQ(layer.mlp_in, -1);
+  EXPECT_EQ(layer.mlp_out, -1);
+  EXPECT_EQ(at(layer.router).name, "blk.1.ffn_gate_inp.weight");
+  EXPECT_EQ(at(layer.router).rows, 5);
+  EXPECT_EQ(at(layer.router_bias).name, "blk.1.ffn_gate_inp.bias");
+  EXPECT_EQ(at(layer.expert_in).name, "blk.1.ffn_gate_up_exps.weight");
+  EXPECT_EQ(at(layer.expert_in).rows, 5 * 2 * config.mlp_width);
+  EXPECT_EQ(at(layer.expert_in).cols, config.width);
+  EXPECT_EQ(at(layer.expert_in_bias).count(), 5 * 2 * config.mlp_width);
+  EXPECT_EQ(at(layer.expert_out).name, "blk.1.ffn_down_exps.weight");
+  EXPECT_EQ(at(layer.expert_out).rows, 5 * config.width);
+  EXPECT_EQ(at(layer.expert_out).cols, config.mlp_width);
+  EXPECT_EQ(at(layer.expert_out).kind, ParameterKind::residual_matrix);
+  EXPECT_EQ(at(layer.expert_out_bias).count(), 5 * config.width);
+  // A token meets the router and two experts of the dense part's size.
+  EXPECT_EQ(layout.matmul_parameter_count(),
+            dense + config.layers * (5 * config.width + 3 * config.mlp_width * config.width));
 }
 
 TEST(ParameterLayout, OffsetsAreAlignedAndDoNotOverlap) {

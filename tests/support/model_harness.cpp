@@ -112,6 +112,30 @@ std::vector<NamedModel> tiny_models() {
   c.mlp = MlpKind::swiglu_clamped;
   c.mlp_bias = true;
   add("clamped_swiglu", c);
+  c = llama_row();
+  c.mlp_width = 40;
+  c.experts = 4;
+  c.experts_used = 2;
+  c.qk_norm = true;
+  add("qwen3_moe", c);
+  c.experts = c.experts_used = 3;
+  c.mlp_bias = true;
+  c.norm = NormKind::layer_norm;
+  c.norm_bias = true;
+  c.post_norms = true;
+  add("every_expert_used", c);
+  c = llama_row();
+  c.mlp_width = 24;
+  c.mlp = MlpKind::swiglu_clamped;
+  c.experts = 4;
+  c.experts_used = 2;
+  c.attention_bias = true;
+  c.mlp_bias = true;
+  c.router_bias = true;
+  c.attention_sinks = true;
+  c.window = 7;
+  c.window_period = 2;
+  add("gpt_oss", c);
   return models;
 }
 
@@ -125,8 +149,10 @@ std::vector<float> tiny_parameters(const ModelConfig& config, const ParameterLay
     // Large enough for many gates and ups beyond the clamps.
     const bool clamped = config.mlp == MlpKind::swiglu_clamped && p.name.find("ffn_gate_up") != std::string::npos;
     const float scale = clamped ? 30.0F : 1.0F;
+    // The router's biases decide for even experts: the choice does not hang on roundings, and the others have no rows.
+    const bool routes = p.name.find("ffn_gate_inp") != std::string::npos;
     for (std::int64_t i = 0; i < p.count(); ++i) {
-      parameters[static_cast<std::size_t>(p.offset + i)] += scale * normal(random);
+      parameters[static_cast<std::size_t>(p.offset + i)] += scale * normal(random) + (routes && i % 2 == 0 ? 8.0F : 0.0F);
     }
   }
   return parameters;

@@ -42,8 +42,9 @@ struct HarnessBatch {
 /// One model with its pass on `threads` threads. Gradients are in `gradients`, in the layout's order.
 class ModelHarness {
  public:
+  static constexpr std::uint64_t kSeed = 7;
   ModelHarness(const ModelConfig& config, const Backend& backend, ComputeType compute, int threads, std::int64_t max_rows,
-               std::uint64_t seed = 7);
+               std::uint64_t seed = kSeed);
 
   /// Packs the current parameters.
   void pack();

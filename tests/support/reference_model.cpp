@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <numbers>
+#include <numeric>
 #include <random>
 
 namespace quern {
@@ -346,8 +347,17 @@ Table attention_backward(const ModelConfig& c, std::int64_t layer, const Table& 
 
 // ---- the model ----
 
+// One expert that a row takes: everything of it is a table of one row.
+struct ExpertTrace {
+  std::int64_t expert = 0;
+  double weight = 0.0;  // softmax of the chosen logits
+  Table pre, hidden, out;
+};
+
 // What the backward pass of one layer needs.
 struct LayerTrace {
+  std::vector<ExpertTrace> experts;  // [rows * experts_used]
+  double router_margin = INFINITY;
   Table input, norm1, qkv_raw, qkv, attended, branch1, middle, norm2, mlp_pre, mlp_hidden, branch2;
 };
 struct Trace {
@@ -382,6 +392,128 @@ Table post_norm_backward(const ModelConfig& c, const Table& dy, const Table& bra
     norm_row_backward(NormKind::rms_norm, dy.row(r), branch.row(r), weight, c.norm_eps, d.cols, d.row(r), dweight, nullptr);
   }
   return d;
+}
+
+// Row `row` alone.
+Table row_of(const Table& x, std::int64_t row) {
+  Table one(1, x.cols);
+  std::copy_n(x.row(row), x.cols, one.row(0));
+  return one;
+}
+
+// sum over the row's largest router logits of softmax(those)_k * expert_k(x).
+void experts(const ModelConfig& c, const Weights& w, const LayerParameters& p, LayerTrace& t) {
+  const std::int64_t in_rows = 2 * c.mlp_width;
+  const Table logits = linear(t.norm2, w[p.router], w[p.router_bias], c.experts);
+  t.branch2 = Table(t.norm2.rows, c.width);
+  for (std::int64_t r = 0; r < t.norm2.rows; ++r) {
+    std::vector<std::int64_t> order(static_cast<std::size_t>(c.experts));
+    std::iota(order.begin(), order.end(), std::int64_t{0});
+    std::stable_sort(order.begin(), order.end(),
+                     [&](std::int64_t a, std::int64_t b) { return logits.row(r)[a] > logits.row(r)[b]; });
+    if (c.experts_used < c.experts) {
+      const auto used = static_cast<std::size_t>(c.experts_used);
+      t.router_margin = std::min(t.router_margin, logits.row(r)[order[used - 1]] - logits.row(r)[order[used]]);
+    }
+    double total = 0.0;
+    for (std::int64_t k = 0; k < c.experts_used; ++k) {
+      total += std::exp(logits.row(r)[order[static_cast<std::size_t>(k)]] - logits.row(r)[order[0]]);
+    }
+    for (std::int64_t k = 0; k < c.experts_used; ++k) {
+      ExpertTrace e;
+      e.expert = order[static_cast<std::size_t>(k)];
+      e.weight = std::exp(logits.row(r)[e.expert] - logits.row(r)[order[0]]) / total;
+      const double* in_bias = w[p.expert_in_bias];
+      const double* out_bias = w[p.expert_out_bias];
+      e.pre = linear(row_of(t.norm2, r), w[p.expert_in] + e.expert * in_rows * c.width,
+                     in_bias == nullptr ? nullptr : in_bias + e.expert * in_rows, in_rows);
+      e.hidden = Table(1, c.mlp_width);
+      for (std::int64_t i = 0; i < c.mlp_width; ++i) {
+        e.hidden.row(0)[i] = gated_unit(c.mlp, e.pre.row(0)[i], e.pre.row(0)[c.mlp_width + i]).y;
+      }
+      e.out = linear(e.hidden, w[p.expert_out] + e.expert * c.width * c.mlp_width,
+                     out_bias == nullptr ? nullptr : out_bias + e.expert * c.width, c.width);
+      for (std::int64_t i = 0; i < c.width; ++i) t.branch2.row(r)[i] += e.weight * e.out.row(0)[i];
+      t.experts.push_back(std::move(e));
+    }
+  }
+}
+
+// Returns the gradient of norm2's output. With p = softmax(z): dz_k = p_k (dp_k - sum_j p_j dp_j).
+Table experts_backward(const ModelConfig& c, const Weights& w, const Gradients& g, const LayerParameters& p,
+                       const LayerTrace& t, const Table& dbranch) {
+  const std::int64_t in_rows = 2 * c.mlp_width;
+  Table dlogits(dbranch.rows, c.experts);
+  Table from_experts(dbranch.rows, c.width);
+  for (std::int64_t r = 0; r < dbranch.rows; ++r) {
+    double mean = 0.0;
+    for (std::int64_t k = 0; k < c.experts_used; ++k) {
+      const ExpertTrace& e = t.experts[static_cast<std::size_t>(r * c.experts_used + k)];
+      Table dout = row_of(dbranch, r);
+      double dweight = 0.0;
+      for (std::int64_t i = 0; i < c.width; ++i) {
+        dweight += dout.row(0)[i] * e.out.row(0)[i];
+        dout.row(0)[i] *= e.weight;
+      }
+      dlogits.row(r)[e.expert] = dweight;
+      mean += e.weight * dweight;
+      double* dout_bias = g[p.expert_out_bias];
+      double* din_bias = g[p.expert_in_bias];
+      const std::int64_t out_start = e.expert * c.width * c.mlp_width, in_start = e.expert * in_rows * c.width;
+      const Table dhidden = linear_backward(dout, e.hidden, w[p.expert_out] + out_start, g[p.expert_out] + out_start,
+                                            dout_bias == nullptr ? nullptr : dout_bias + e.expert * c.width);
+      Table dpre(1, in_rows);
+      for (std::int64_t i = 0; i < c.mlp_width; ++i) {
+        const GatedValue unit = gated_unit(c.mlp, e.pre.row(0)[i], e.pre.row(0)[c.mlp_width + i]);
+        dpre.row(0)[i] = dhidden.row(0)[i] * unit.dgate;
+        dpre.row(0)[c.mlp_width + i] = dhidden.row(0)[i] * unit.dup;
+      }
+      const Table dinput = linear_backward(dpre, row_of(t.norm2, r), w[p.expert_in] + in_start, g[p.expert_in] + in_start,
+                                           din_bias == nullptr ? nullptr : din_bias + e.expert * in_rows);
+      for (std::int64_t i = 0; i < c.width; ++i) from_experts.row(r)[i] += dinput.row(0)[i];
+    }
+    for (std::int64_t k = 0; k < c.experts_used; ++k) {
+      const ExpertTrace& e = t.experts[static_cast<std::size_t>(r * c.experts_used + k)];
+      dlogits.row(r)[e.expert] = e.weight * (dlogits.row(r)[e.expert] - mean);
+    }
+  }
+  add(from_experts, linear_backward(dlogits, t.norm2, w[p.router], g[p.router], g[p.router_bias]));
+  return from_experts;
+}
+
+// W_out activation(W_in x).
+void dense(const ModelConfig& c, const Weights& w, const LayerParameters& p, LayerTrace& t) {
+  const bool gated = is_gated(c);
+  t.mlp_pre = linear(t.norm2, w[p.mlp_in], w[p.mlp_in_bias], gated ? 2 * c.mlp_width : c.mlp_width);
+  t.mlp_hidden = Table(t.norm2.rows, c.mlp_width);
+  for (std::int64_t r = 0; r < t.norm2.rows; ++r) {
+    const double* pre = t.mlp_pre.row(r);
+    for (std::int64_t i = 0; i < c.mlp_width; ++i) {
+      t.mlp_hidden.row(r)[i] = gated ? gated_unit(c.mlp, pre[i], pre[c.mlp_width + i]).y : activate(c.mlp, pre[i]).y;
+    }
+  }
+  t.branch2 = linear(t.mlp_hidden, w[p.mlp_out], w[p.mlp_out_bias], c.width);
+}
+
+Table dense_backward(const ModelConfig& c, const Weights& w, const Gradients& g, const LayerParameters& p,
+                     const LayerTrace& t, const Table& dbranch) {
+  const Table dhidden = linear_backward(dbranch, t.mlp_hidden, w[p.mlp_out], g[p.mlp_out], g[p.mlp_out_bias]);
+  Table dpre(dbranch.rows, t.mlp_pre.cols);
+  const bool gated = is_gated(c);
+  for (std::int64_t r = 0; r < dbranch.rows; ++r) {
+    const double* pre = t.mlp_pre.row(r);
+    for (std::int64_t i = 0; i < c.mlp_width; ++i) {
+      const double d = dhidden.row(r)[i];
+      if (gated) {
+        const GatedValue unit = gated_unit(c.mlp, pre[i], pre[c.mlp_width + i]);
+        dpre.row(r)[i] = d * unit.dgate;
+        dpre.row(r)[c.mlp_width + i] = d * unit.dup;
+      } else {
+        dpre.row(r)[i] = d * activate(c.mlp, pre[i]).dy;
+      }
+    }
+  }
+  return linear_backward(dpre, t.norm2, w[p.mlp_in], g[p.mlp_in], g[p.mlp_in_bias]);
 }
 
 Trace forward(const ModelConfig& c, const ParameterLayout& layout, std::span<const double> parameters,
@@ -422,16 +554,11 @@ Trace forward(const ModelConfig& c, const ParameterLayout& layout, std::span<con
 
     t.middle = x;
     t.norm2 = norm(c, x, w[p.norm2], w[p.norm2_bias]);
-    const bool gated = is_gated(c);
-    t.mlp_pre = linear(t.norm2, w[p.mlp_in], w[p.mlp_in_bias], gated ? 2 * c.mlp_width : c.mlp_width);
-    t.mlp_hidden = Table(rows, c.mlp_width);
-    for (std::int64_t r = 0; r < rows; ++r) {
-      for (std::int64_t i = 0; i < c.mlp_width; ++i) {
-        const double* pre = t.mlp_pre.row(r);
-        t.mlp_hidden.row(r)[i] = gated ? gated_unit(c.mlp, pre[i], pre[c.mlp_width + i]).y : activate(c.mlp, pre[i]).y;
-      }
+    if (c.experts > 0) {
+      experts(c, w, p, t);
+    } else {
+      dense(c, w, p, t);
     }
-    t.branch2 = linear(t.mlp_hidden, w[p.mlp_out], w[p.mlp_out_bias], c.width);
     add(x, post_norm(c, t.branch2, w[p.post_norm2]));
     trace.layers.push_back(std::move(t));
   }
@@ -489,23 +616,7 @@ void backward(const ModelConfig& c, const ParameterLayout& layout, std::span<con
     const LayerTrace& t = trace.layers[static_cast<std::size_t>(layer)];
 
     const Table dbranch2 = post_norm_backward(c, dx, t.branch2, w[p.post_norm2], g[p.post_norm2]);
-    const Table dhidden = linear_backward(dbranch2, t.mlp_hidden, w[p.mlp_out], g[p.mlp_out], g[p.mlp_out_bias]);
-    Table dpre(rows, t.mlp_pre.cols);
-    const bool gated = is_gated(c);
-    for (std::int64_t r = 0; r < rows; ++r) {
-      for (std::int64_t i = 0; i < c.mlp_width; ++i) {
-        const double* pre = t.mlp_pre.row(r);
-        const double d = dhidden.row(r)[i];
-        if (gated) {
-          const GatedValue unit = gated_unit(c.mlp, pre[i], pre[c.mlp_width + i]);
-          dpre.row(r)[i] = d * unit.dgate;
-          dpre.row(r)[c.mlp_width + i] = d * unit.dup;
-        } else {
-          dpre.row(r)[i] = d * activate(c.mlp, pre[i]).dy;
-        }
-      }
-    }
-    const Table dnorm2 = linear_backward(dpre, t.norm2, w[p.mlp_in], g[p.mlp_in], g[p.mlp_in_bias]);
+    const Table dnorm2 = c.experts > 0 ? experts_backward(c, w, g, p, t, dbranch2) : dense_backward(c, w, g, p, t, dbranch2);
     norm_backward(c, dnorm2, t.middle, w[p.norm2], dx, g[p.norm2], g[p.norm2_bias]);
 
     const Table dbranch1 = post_norm_backward(c, dx, t.branch1, w[p.post_norm1], g[p.post_norm1]);
@@ -569,6 +680,15 @@ ReferenceBatch random_reference_batch(const ModelConfig& config, std::int64_t sp
 std::vector<double> reference_logits(const ModelConfig& config, const ParameterLayout& layout,
                                      std::span<const double> parameters, const ReferenceBatch& batch) {
   return forward(config, layout, parameters, batch).logits.values;
+}
+
+double reference_router_margin(const ModelConfig& config, const ParameterLayout& layout, std::span<const double> parameters,
+                               const ReferenceBatch& batch) {
+  double margin = INFINITY;
+  for (const LayerTrace& layer : forward(config, layout, parameters, batch).layers) {
+    margin = std::min(margin, layer.router_margin);
+  }
+  return margin;
 }
 
 double reference_loss(const ModelConfig& config, const ParameterLayout& layout, std::span<const double> parameters,

@@ -40,6 +40,11 @@ struct ReferenceBatch {
 [[nodiscard]] std::vector<double> reference_logits(const ModelConfig& config, const ParameterLayout& layout,
                                                    std::span<const double> parameters, const ReferenceBatch& batch);
 
+/// By how much the least of the chosen experts' logits is above the largest of the others, at the closest; infinity where
+/// nothing is chosen. Arithmetic with errors of that size may choose otherwise.
+[[nodiscard]] double reference_router_margin(const ModelConfig& config, const ParameterLayout& layout,
+                                             std::span<const double> parameters, const ReferenceBatch& batch);
+
 /// Loss of one optimizer step over its micro-batches; 0 where every weight is 0.
 [[nodiscard]] double reference_loss(const ModelConfig& config, const ParameterLayout& layout,
                                     std::span<const double> parameters, std::span<const ReferenceBatch> batches);

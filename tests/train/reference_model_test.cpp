@@ -197,6 +197,17 @@ INSTANTIATE_TEST_SUITE_P(
                            c.mlp = MlpKind::swiglu_clamped;
                            c.mlp_bias = true;
                          }),
+                    with("Experts", llama_style(),
+                         [](ModelConfig& c) {
+                           c.experts = 5;
+                           c.experts_used = 2;
+                         }),
+                    with("ExpertsWithBiasesAndPostNorms", llama_style(),
+                         [](ModelConfig& c) {
+                           c.mlp = MlpKind::swiglu_clamped;
+                           c.experts = c.experts_used = 3;
+                           c.mlp_bias = c.router_bias = c.post_norms = true;
+                         }),
                     with("Untied", llama_style(), [](ModelConfig& c) { c.tied_embeddings = false; }),
                     with("EmbeddingScale", gpt2_style(), [](ModelConfig& c) { c.embedding_scale = 2.5F; }),
                     with("FinalSoftCap", llama_style(), [](ModelConfig& c) { c.final_soft_cap = 2.0F; }),

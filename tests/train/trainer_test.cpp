@@ -76,6 +76,24 @@ class TrainerTest : public testing::Test {
     return run;
   }
 
+  /// The same with everything that published models add: experts, sinks, clamps, norms after each half, two RoPE bases.
+  [[nodiscard]] RunConfig published(const std::string& name) const {
+    RunConfig run = config(name);
+    ModelConfig& c = run.model;
+    c.mlp = MlpKind::swiglu_clamped;
+    c.mlp_width = 24;
+    c.experts = 4;
+    c.experts_used = 2;
+    c.router_bias = c.mlp_bias = c.qkv_bias = c.attention_sinks = c.post_norms = true;
+    c.window = 8;
+    c.window_period = 2;
+    c.rope_base_windowed = 100.0F;
+    c.rope_scaling = RopeScaling::linear;
+    c.rope_factor = 2.0F;
+    c.attention_scale = 0.3F;
+    return run;
+  }
+
   /// Runs to the end, or until `stop_at` steps are done, as a signal would stop it.
   [[nodiscard]] static Trained train(const RunConfig& run, bool resume = false, std::int64_t stop_at = -1) {
     Trained result;
@@ -158,46 +176,48 @@ std::vector<double> reference_losses(const RunConfig& run) {
 // A trained checkpoint, loaded and decoded through the KV cache in chunks, gives the losses that the trainer computes with
 // the same weights, bit for bit.
 TEST_F(TrainerTest, TheRunnersLogProbabilitiesAreTheTrainers) {
-  const RunConfig run = config("runner");
-  const Trained trained = train(run);
-  const Corpus corpus = Corpus::open(run.data.corpus).value();
-  const BatchSource source = BatchSource::create(corpus, {.batch = 2, .context = run.model.context, .seed = 5}).value();
-  Batch batch;
-  ASSERT_TRUE(source.fill(3, batch));
-  const ReferenceBatch reference = reference_of(batch);
+  for (const RunConfig& run : {config("runner"), published("published")}) {
+    SCOPED_TRACE(run.dir);
+    const Trained trained = train(run);
+    const Corpus corpus = Corpus::open(run.data.corpus).value();
+    const BatchSource source = BatchSource::create(corpus, {.batch = 2, .context = run.model.context, .seed = 5}).value();
+    Batch batch;
+    ASSERT_TRUE(source.fill(3, batch));
+    const ReferenceBatch reference = reference_of(batch);
 
-  const Backend backend{supported_kernels().front(), false};
-  ThreadTeam team(2);
-  const auto model = LoadedModel::load(run.dir, backend, team, {.precision = Precision::f32});
-  ASSERT_TRUE(model) << model.error().message;
-  const ModelConfig& shape = (*model)->weights().config;
-  ModelHarness harness(shape, backend, ComputeType::f32, 2, std::ssize(batch.inputs));
-  harness.parameters = trained.weights;
-  harness.pack();
-  const HarnessBatch rows(reference);
-  harness.evaluate(rows.view());
+    const Backend backend{supported_kernels().front(), false};
+    ThreadTeam team(2);
+    const auto model = LoadedModel::load(run.dir, backend, team, {.precision = Precision::f32});
+    ASSERT_TRUE(model) << model.error().message;
+    const ModelConfig& shape = (*model)->weights().config;
+    ModelHarness harness(shape, backend, ComputeType::f32, 2, std::ssize(batch.inputs));
+    harness.parameters = trained.weights;
+    harness.pack();
+    const HarnessBatch rows(reference);
+    harness.evaluate(rows.view());
 
-  auto decoder = Decoder::create(backend, (*model)->weights(), team,
-                                 {.batch_tokens = 7, .context_tokens = shape.context, .all_logits = true});
-  ASSERT_TRUE(decoder) << decoder.error().message;
-  for (const ReferenceSpan& span : reference.spans) {
-    const KvCache::SequenceId sequence = (*decoder)->cache().add_sequence().value();
-    for (std::int64_t at = 0; at < span.rows; at += 7) {
-      const std::int64_t count = std::min<std::int64_t>(7, span.rows - at);
-      const SequenceTokens chunk{
-          sequence,
-          std::span(batch.inputs).subspan(static_cast<std::size_t>(span.first_row + at), static_cast<std::size_t>(count))};
-      ASSERT_TRUE((*decoder)->forward(std::span(&chunk, 1)));
-      for (std::int64_t i = 0; i < count; ++i) {
-        const auto row = static_cast<std::size_t>(span.first_row + at + i);
-        const float one = 1.0F;
-        float loss = 0.0F;
-        backend.kernels->elementwise->f32.cross_entropy((*decoder)->logits(i).data(), shape.vocab, &batch.targets[row], &one,
-                                                        0.0F, &loss, nullptr, 0, 1, shape.vocab);
-        ASSERT_EQ(loss, harness.row_losses()[row]) << row;
+    auto decoder = Decoder::create(backend, (*model)->weights(), team,
+                                   {.batch_tokens = 7, .context_tokens = shape.context, .all_logits = true});
+    ASSERT_TRUE(decoder) << decoder.error().message;
+    for (const ReferenceSpan& span : reference.spans) {
+      const KvCache::SequenceId sequence = (*decoder)->cache().add_sequence().value();
+      for (std::int64_t at = 0; at < span.rows; at += 7) {
+        const std::int64_t count = std::min<std::int64_t>(7, span.rows - at);
+        const SequenceTokens chunk{
+            sequence,
+            std::span(batch.inputs).subspan(static_cast<std::size_t>(span.first_row + at), static_cast<std::size_t>(count))};
+        ASSERT_TRUE((*decoder)->forward(std::span(&chunk, 1)));
+        for (std::int64_t i = 0; i < count; ++i) {
+          const auto row = static_cast<std::size_t>(span.first_row + at + i);
+          const float one = 1.0F;
+          float loss = 0.0F;
+          backend.kernels->elementwise->f32.cross_entropy((*decoder)->logits(i).data(), shape.vocab, &batch.targets[row],
+                                                          &one, 0.0F, &loss, nullptr, 0, 1, shape.vocab);
+          ASSERT_EQ(loss, harness.row_losses()[row]) << row;
+        }
       }
+      (*decoder)->cache().remove_sequence(sequence);
     }
-    (*decoder)->cache().remove_sequence(sequence);
   }
 }
 
@@ -216,7 +236,7 @@ TEST_F(TrainerTest, TenLossesEqualTheDoublePrecisionTrainer) {
   gpt2.model.tied_embeddings = false;
   RunConfig eigen = config("eigen");
   eigen.system.backend = BackendKind::eigen;
-  for (const RunConfig& run : {llama, gpt2, eigen}) {
+  for (const RunConfig& run : {llama, gpt2, eigen, published("published")}) {
     SCOPED_TRACE(run.dir);
     const std::vector<double> expected = reference_losses(run);
     const Trained trained = train(run);
@@ -229,9 +249,9 @@ TEST_F(TrainerTest, TenLossesEqualTheDoublePrecisionTrainer) {
 }
 
 TEST_F(TrainerTest, ResumeEqualsNeverStopped) {
-  for (const Precision precision : {Precision::f32, Precision::bf16}) {
-    RunConfig run = config(precision == Precision::f32 ? "whole32" : "whole16");
-    run.train.precision = precision;
+  RunConfig runs[] = {config("whole32"), config("whole16"), published("published")};
+  runs[1].train.precision = Precision::bf16;
+  for (RunConfig& run : runs) {
     run.train.dropout = 0.1F;
     const Trained whole = train(run);
     run.dir += "_stopped";
@@ -285,13 +305,12 @@ TEST_F(TrainerTest, AccumulationIsTheSameStep) {
 
 TEST_F(TrainerTest, SteadyStepsAllocateNothing) {
   if (!malloc_counting_available()) GTEST_SKIP() << "this build has the sanitizer's malloc, which is not counted";
-  RunConfig run = config("heap");
-  run.train.steps = 40;
-  run.train.eval_every = 0;
-  run.train.dropout = 0.1F;
-  for (const Precision precision : {Precision::f32, Precision::bf16}) {
-    run.dir = path("heap" + std::to_string(static_cast<int>(precision)));
-    run.train.precision = precision;
+  RunConfig runs[] = {config("heap32"), config("heap16"), published("heap_published")};
+  runs[1].train.precision = Precision::bf16;
+  for (RunConfig& run : runs) {
+    run.train.steps = 40;
+    run.train.eval_every = 0;
+    run.train.dropout = 0.1F;
     count_thread_outside("quern-");  // the corpus reader and the log writer
     MallocCounts counts{1, 1};
     TrainEvents events;

@@ -53,18 +53,28 @@ std::vector<Case> cases() {
 // 2^-9 times the square root of the number of roundings on a path (some 30): 1 %; four times that is allowed.
 double tolerance(ComputeType compute) { return compute == ComputeType::f32 ? 2e-4 : 4e-2; }
 
+// Errors of bf16 in a router's logits, which are sums of 48 products of numbers around 1, stay well below this: models whose
+// closest choice is no closer choose the same experts as the reference.
+constexpr double kSafeRouterMargin = 0.5;
+
 TEST(TrainingPass, LossAndGradientsEqualTheReference) {
+  int compared_in_bf16 = 0;
   for (const NamedModel& model : tiny_models()) {
     const ReferenceBatch reference_batch = uneven_batch(model.config, 11);
     const HarnessBatch batch(reference_batch);
     const double total = weight_sum(reference_batch);
+    const ParameterLayout layout = parameter_layout(model.config);
+    const std::vector<float> start = tiny_parameters(model.config, layout, ModelHarness::kSeed);
+    const std::vector<double> parameters(start.begin(), start.end());
+    std::vector<double> expected(parameters.size());
+    const double expected_loss =
+        reference_loss_and_gradients(model.config, layout, parameters, std::span(&reference_batch, 1), expected);
+    const double router_margin = reference_router_margin(model.config, layout, parameters, reference_batch);
+    if (model.config.experts > 0 && router_margin >= kSafeRouterMargin) ++compared_in_bf16;
     for (const Case& test : cases()) {
+      if (test.compute == ComputeType::bf16 && router_margin < kSafeRouterMargin) continue;
       SCOPED_TRACE(model.name + ", " + test.name);
       ModelHarness harness(model.config, test.backend, test.compute, 1, 80);
-      const std::vector<double> parameters(harness.parameters.begin(), harness.parameters.end());
-      std::vector<double> expected(parameters.size());
-      const double expected_loss =
-          reference_loss_and_gradients(model.config, harness.layout, parameters, std::span(&reference_batch, 1), expected);
       const double loss =
           harness.forward_backward(batch.view(), {.gradient_scale = static_cast<float>(1.0 / total)}) / total;
       EXPECT_NEAR(loss, expected_loss, tolerance(test.compute) * 0.5);
@@ -81,6 +91,7 @@ TEST(TrainingPass, LossAndGradientsEqualTheReference) {
       }
     }
   }
+  EXPECT_GE(compared_in_bf16, 2) << "models with experts";
 }
 
 TEST(TrainingPass, SameBitsAtAnyThreadCount) {
