@@ -42,15 +42,15 @@ const std::array<KernelTable, kPaths>& all_tables() {
 #if defined(__x86_64__)
   static const std::array<KernelTable, kPaths> tables = {{
       {Isa::amx, matmul_kernels_amx(), elementwise_kernels_avx512(), attention_kernels_amx(), blocks_avx512_vnni(),
-       block_quantizer_legacy_avx512(), nullptr},
+       block_quantizer_legacy_avx512(), block_quantizer_k_avx512()},
       {Isa::avx512_vnni, matmul_kernels_avx512_vnni(), elementwise_kernels_avx512(), attention_kernels_avx512_vnni(),
-       blocks_avx512_vnni(), block_quantizer_legacy_avx512(), nullptr},
+       blocks_avx512_vnni(), block_quantizer_legacy_avx512(), block_quantizer_k_avx512()},
       {Isa::avx512, matmul_kernels_avx512(), elementwise_kernels_avx512(), attention_kernels_avx512(), blocks_avx512(),
-       block_quantizer_legacy_avx512(), nullptr},
+       block_quantizer_legacy_avx512(), block_quantizer_k_avx512()},
       {Isa::avx2, matmul_kernels_avx2(), elementwise_kernels_avx2(), attention_kernels_avx2(), blocks_avx2(),
-       block_quantizer_legacy_avx2(), nullptr},
+       block_quantizer_legacy_avx2(), block_quantizer_k_avx2()},
       {Isa::portable, matmul_kernels_portable(), elementwise_kernels_portable(), attention_kernels_portable(),
-       blocks_portable(), block_quantizer_legacy_portable(), nullptr},
+       blocks_portable(), block_quantizer_legacy_portable(), block_quantizer_k_portable()},
   }};
 #else
   static const std::array<KernelTable, kPaths> tables = {{
@@ -59,14 +59,15 @@ const std::array<KernelTable, kPaths>& all_tables() {
       {Isa::avx512, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr},
       {Isa::avx2, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr},
       {Isa::portable, matmul_kernels_portable(), elementwise_kernels_portable(), attention_kernels_portable(),
-       blocks_portable(), block_quantizer_legacy_portable(), nullptr},
+       blocks_portable(), block_quantizer_legacy_portable(), block_quantizer_k_portable()},
   }};
 #endif
   return tables;
 }
 
 bool is_built(const KernelTable& table) {
-  return table.matmul != nullptr && table.elementwise != nullptr && table.attention != nullptr && table.blocks != nullptr;
+  return table.matmul != nullptr && table.elementwise != nullptr && table.attention != nullptr && table.blocks != nullptr &&
+         table.quantize_legacy != nullptr && table.quantize_k != nullptr;
 }
 
 /// Why a path cannot be used; empty when it can.
