@@ -22,6 +22,9 @@ namespace hn = hwy::HWY_NAMESPACE;
 constexpr int kWidth = 16;           ///< sub-blocks side by side
 constexpr int kSuperElements = 256;  ///< elements of a super-block
 
+/// Above every error of scaled values.
+constexpr float kNoError = 0x1p120F;
+
 using DF = hn::CappedTag<float, kWidth>;
 using V = hn::Vec<DF>;
 using Mask = hn::Mask<DF>;
@@ -43,7 +46,7 @@ HWY_INLINE V rounded(V x) {
 }
 /// 1 / x, and 0 where x is zero or so near to it that 1 / x might not be a number.
 HWY_INLINE V inverse_or_zero(V x) {
-  const Mask zero = hn::Lt(hn::Abs(x), splat(0x1p-100F));
+  const Mask zero = hn::Lt(hn::Abs(x), splat(0x1p-120F));
   return hn::IfThenZeroElse(zero, hn::Div(splat(1.0F), hn::IfThenElse(zero, splat(1.0F), x)));
 }
 
@@ -91,13 +94,25 @@ struct Group {
   Lanes16 sum_w, sum_wx, sum_wxx;
   int exponent[kSupers];  ///< x is the file's value / 2^exponent
   bool zero[kSupers];     ///< every value is nearer to zero than to the smallest number that the format can say
+  bool negated[kSupers];  ///< x is that of the negated value, and the file's d and dmin are to be negated
 
-  /// The f16 number nearest to `scaled`, in the group's units.
-  SuperScale scale(double scaled, int super) const {
+  /// What the file says for d or dmin.
+  std::uint16_t bits_in_file(const SuperScale& scale, int super) const {
+    return static_cast<std::uint16_t>(negated[super] && scale.bits != 0 ? scale.bits ^ 0x8000U : scale.bits);
+  }
+
+  /// The f16 number nearest to `scaled`, in the group's units. Where f16 numbers are coarse (subnormal), `outward` takes the
+  /// next one away from zero rather than one nearer to it, which all values would have to be cut to.
+  SuperScale scale(double scaled, int super, bool outward = false) const {
     SuperScale result;
-    result.bits = f16_scale_bits(scaled * power_of_two(exponent[super]));
+    const double wanted = scaled * power_of_two(exponent[super]);
+    result.bits = f16_scale_bits(wanted);
+    if (outward && (result.bits & 0x7FFFU) < 0x400U) {
+      const double found = static_cast<double>(float_from_f16_bits(result.bits));
+      if (found * found < wanted * wanted) ++result.bits;
+    }
     const double value = static_cast<double>(float_from_f16_bits(result.bits)) * power_of_two(-exponent[super]);
-    if (value < 0x1p-100 && value > -0x1p-100) {
+    if (value < 0x1p-120 && value > -0x1p-120) {
       result.bits = 0;
     } else {
       result.scaled = static_cast<float>(value);
@@ -139,13 +154,23 @@ inline void put_in_lanes(const float (&elements)[kSuperElements], int first, flo
 }
 
 /// Puts the values of one super-block into the lanes from super * kSubBlocks on; any that is no finite number counts as 0.
-template <int kElements>
+/// kNegatePositive: negated where all are above zero, as the affine formats need it (offsets reach down only).
+template <bool kNegatePositive, int kElements>
 inline void load_values(Group<kElements>& group, int super, const float* x) {
   const float largest = largest_of(x);
   group.zero[super] = largest < 0x1p-25F;
   const int exponent = group.zero[super] ? 0 : exponent_of(largest);
   group.exponent[super] = exponent;
-  const V scale = splat(static_cast<float>(power_of_two(-exponent)));
+  group.negated[super] = false;
+  if constexpr (kNegatePositive) {
+    if (x[0] > 0.0F) {
+      bool positive = true;
+      for (int i = 1; i < kSuperElements; ++i) positive = positive & (x[i] > 0.0F);
+      group.negated[super] = positive;
+    }
+  }
+  const float power = static_cast<float>(power_of_two(-exponent));
+  const V scale = splat(group.negated[super] ? -power : power);
   alignas(64) float scaled[kSuperElements];
   for (int i = 0; i < kSuperElements; i += kVectorLanes) {
     const V v = hn::LoadU(DF(), x + i);
@@ -168,6 +193,23 @@ inline void load_weights(Group<kElements>& group, int super, const float* import
   }
   put_in_lanes(scaled, super * Group<kElements>::kSubBlocks, group.w);
 }
+
+/// Codes on their way from lanes to the order of the elements.
+template <int kElements>
+struct CodesByLane {
+  alignas(64) float plus_2_23[kElements][kWidth];  ///< their bit patterns end in the codes
+
+  HWY_INLINE void set(int element, int first, V codes) {
+    hn::Store(hn::Add(codes, splat(0x1p23F)), DF(), plus_2_23[element] + first);
+  }
+  void copy_to(std::uint8_t (&codes)[kWidth * kElements]) const {
+    for (int k = 0; k < kWidth; ++k) {
+      for (int j = 0; j < kElements; ++j) {
+        codes[k * kElements + j] = static_cast<std::uint8_t>(__builtin_bit_cast(std::uint32_t, plus_2_23[j][k]));
+      }
+    }
+  }
+};
 
 /// The sums over each sub-block that no choice of codes changes.
 template <int kElements>
@@ -219,7 +261,7 @@ inline float common_unit(const float* values, const float* weights, float fewest
 }
 
 /// Calls quantize(group, out of each super-block, super-blocks that are in the group) for all super-blocks of the rows.
-template <int kElements, int kBytes, class Quantize>
+template <int kElements, int kBytes, bool kNegatePositive, class Quantize>
 inline void for_each_group(const QuantizeRows& rows, const Quantize& quantize) {
   constexpr int kSupers = Group<kElements>::kSupers;
   const std::int64_t per_row = rows.cols / kSuperElements;
@@ -235,7 +277,7 @@ inline void for_each_group(const QuantizeRows& rows, const Quantize& quantize) {
     const int supers = blocks - block < kSupers ? static_cast<int>(blocks - block) : kSupers;
     for (int s = 0; s < kSupers; ++s) {
       const std::int64_t source = block + (s < supers ? s : 0);  // a last lone super-block fills the others' lanes too
-      load_values(group, s, rows.x + source * kSuperElements);
+      load_values<kNegatePositive>(group, s, rows.x + source * kSuperElements);
       if (rows.importance != nullptr) load_weights(group, s, rows.importance + source % per_row * kSuperElements);
     }
     sum_weights(group);

@@ -12,11 +12,19 @@ namespace {
 namespace kq {
 
 /// Codes from -kHalf to kHalf - 1, scales from -kMaxScale to kMaxScale - 1, 16 elements to a sub-block.
+///
+/// The tries of a sub-block's step put its extreme at code kHalf + 0.9 down to kHalf + 0.9 - kSpread; then scales within
+/// kReach of the nearest are tried. Each format has what it gains from: many codes fit by luck, which more tries find, and
+/// few depend on the scales.
 template <int kHalfOf, int kMaxScaleOf>
 struct SymmetricFormat {
   static constexpr int kElements = 16;
   static constexpr int kHalf = kHalfOf;
   static constexpr int kMaxScale = kMaxScaleOf;
+  static constexpr bool kFew = kHalf < 8;
+  static constexpr int kTries = kFew ? 8 : 20;
+  static constexpr float kSpread = kFew ? 2.0F : 10.0F;
+  static constexpr int kReach = kFew ? 2 : 1;
 };
 
 using Sixteen = Group<16>;
@@ -64,7 +72,6 @@ struct SymmetricFit {
 
 template <class F>
 inline void fit_symmetric(const Sixteen& group, SymmetricFit& fit) {
-  constexpr int kTries = 14;
   constexpr int kRefits = 2;
   for (int first = 0; first < kWidth; first += kVectorLanes) {
     const V zero = hn::Zero(DF());
@@ -90,8 +97,9 @@ inline void fit_symmetric(const Sixteen& group, SymmetricFit& fit) {
         best_gain = hn::IfThenElse(better, gain, best_gain);
         best_a = hn::IfThenElse(better, a, best_a);
       };
-      for (int i = 0; i < kTries; ++i) {
-        const float codes = static_cast<float>(F::kHalf) + 0.9F - 0.2F * static_cast<float>(i);
+      for (int i = 0; i < F::kTries; ++i) {
+        constexpr float kStep = F::kSpread / static_cast<float>(F::kTries - 1);
+        const float codes = static_cast<float>(F::kHalf) + 0.9F - kStep * static_cast<float>(i);
         attempt(hn::Mul(splat(sign == 0 ? codes : -codes), inverse_extreme));
       }
       for (int i = 0; i < kRefits; ++i) attempt(inverse_or_zero(best_a));
@@ -111,13 +119,13 @@ struct SymmetricChoice {
 /// The best of the scales around `centre`, of each sub-block, where it is better than what the choice has.
 template <class F>
 inline void try_integers(const Sixteen& group, SuperScale d, const Lanes16& centre, Lanes16& scale, Lanes16& error) {
-  constexpr float kTurns[3] = {0.0F, -1.0F, 1.0F};
   for (int first = 0; first < kWidth; first += kVectorLanes) {
     const V step = splat(d.scaled);
     V best_scale = load(scale, first);
     V best_error = load(error, first);
-    for (const float turn : kTurns) {
-      const V s = clamped(hn::Add(load(centre, first), splat(turn)), splat(-F::kMaxScale), splat(F::kMaxScale - 1));
+    for (int i = -F::kReach; i <= F::kReach; ++i) {
+      const V s =
+          clamped(hn::Add(load(centre, first), splat(static_cast<float>(i))), splat(-F::kMaxScale), splat(F::kMaxScale - 1));
       const V e = symmetric_error<F>(group, first, hn::Mul(step, s));
       const Mask better = hn::Lt(e, best_error);
       best_error = hn::IfThenElse(better, e, best_error);
@@ -194,23 +202,25 @@ inline SymmetricChoice choose_symmetric(const Sixteen& group) {
     weights.at[k] = a * a > 0.0F ? (plus ? fit.gain_plus.at[k] : fit.gain_minus.at[k]) / (a * a) : 0.0F;
   }
   SymmetricChoice choice;
-  choice.d = group.scale(group.zero[0] ? 0.0 : static_cast<double>(signed_unit<F>(steps, weights)), 0);
+  choice.d = group.scale(group.zero[0] ? 0.0 : static_cast<double>(signed_unit<F>(steps, weights)), 0, true);
   Lanes16 centre;
   Lanes16 error;
-  for (int k = 0; k < kWidth; ++k) {
-    choice.scale.at[k] = 0.0F;
-    error.at[k] = group.sum_wxx.at[k];
-  }
+  for (float& e : error.at) e = kNoError;
   nearest_integers<F>(fit.plus, choice.d, centre);
   try_integers<F>(group, choice.d, centre, choice.scale, error);
   nearest_integers<F>(fit.minus, choice.d, centre);
   try_integers<F>(group, choice.d, centre, choice.scale, error);
+  for (int k = 0; k < kWidth; ++k) {
+    if (!(group.sum_wxx.at[k] < error.at[k])) continue;
+    error.at[k] = group.sum_wxx.at[k];
+    choice.scale.at[k] = 0.0F;
+  }
   choice.error = total(error);
   SymmetricChoice best = choice;
   for (int round = 0; round < kRounds; ++round) {
     choice.d = refitted<F>(group, choice);
     centre = choice.scale;
-    for (float& e : error.at) e = 0x1p120F;
+    for (float& e : error.at) e = kNoError;
     try_integers<F>(group, choice.d, centre, choice.scale, error);
     choice.error = total(error);
     if (choice.error < best.error) best = choice;
@@ -218,18 +228,18 @@ inline SymmetricChoice choose_symmetric(const Sixteen& group) {
   return best;
 }
 
-/// The codes of a choice plus kHalf, by position and lane.
+/// The codes of a choice plus kHalf, in the order of the elements.
 template <class F>
-inline void symmetric_codes_of(const Sixteen& group, const SymmetricChoice& choice, std::uint8_t (&codes)[16][kWidth]) {
+inline void symmetric_codes_of(const Sixteen& group, const SymmetricChoice& choice, std::uint8_t (&codes)[kWidth * 16]) {
+  CodesByLane<16> by_lane;
   for (int first = 0; first < kWidth; first += kVectorLanes) {
     const V inverse = inverse_or_zero(hn::Mul(splat(choice.d.scaled), load(choice.scale, first)));
     for (int j = 0; j < F::kElements; ++j) {
-      alignas(64) float q[kWidth];
       const V x = hn::Load(DF(), group.x[j] + first);
-      hn::Store(hn::Add(symmetric_codes<F>(x, inverse), splat(F::kHalf)), DF(), q);
-      for (int i = 0; i < kVectorLanes; ++i) codes[j][first + i] = static_cast<std::uint8_t>(q[i]);
+      by_lane.set(j, first, hn::Add(symmetric_codes<F>(x, inverse), splat(F::kHalf)));
     }
   }
+  by_lane.copy_to(codes);
 }
 
 }  // namespace kq
