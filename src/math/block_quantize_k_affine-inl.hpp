@@ -286,12 +286,14 @@ inline void refit_supers(const Group& group, AffineFit& fit, AffineChoice<Group>
       new_dmin = (qm * xq - qq * xm) / determinant;
     } else if (qq > 0.0) {
       new_d = xq / qq;
+    } else if (mm > 0.0) {
+      new_dmin = -xm / mm;
     }
     if (new_dmin < 0.0) {
       new_dmin = 0.0;
       new_d = qq > 0.0 ? xq / qq : 0.0;
     }
-    if (new_d > 0.0) {
+    if (new_d > 0.0 || new_dmin > 0.0) {
       choice.d[s] = group.scale(new_d, s);
       choice.dmin[s] = group.scale(new_dmin, s);
     }

@@ -154,7 +154,8 @@ inline void put_in_lanes(const float (&elements)[kSuperElements], int first, flo
 }
 
 /// Puts the values of one super-block into the lanes from super * kSubBlocks on; any that is no finite number counts as 0.
-/// kNegatePositive: negated where all are above zero, as the affine formats need it (offsets reach down only).
+/// kNegatePositive: negated where all are above zero, as the affine formats need it (offsets reach down only, and no further
+/// than a minimum times the largest f16).
 template <bool kNegatePositive, int kElements>
 inline void load_values(Group<kElements>& group, int super, const float* x) {
   const float largest = largest_of(x);
@@ -163,7 +164,7 @@ inline void load_values(Group<kElements>& group, int super, const float* x) {
   group.exponent[super] = exponent;
   group.negated[super] = false;
   if constexpr (kNegatePositive) {
-    if (x[0] > 0.0F) {
+    if (x[0] > 0.0F && largest <= 65504.0F) {
       bool positive = true;
       for (int i = 1; i < kSuperElements; ++i) positive = positive & (x[i] > 0.0F);
       group.negated[super] = positive;
