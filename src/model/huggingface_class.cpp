@@ -111,6 +111,8 @@ class Obstacles {
     if (windows && c_.rope_base_windowed == 0.0F && f_.local_base && c_.rope_scaling != RopeScaling::none) {
       return "rope_base_windowed 0 with rope_scaling";
     }
+    // Other classes can hold two lists as well, but only Phi-3's readers all expect them.
+    if (!c_.rope_factors_long.empty() && f_.any_rope_scaling && !fill_) return "rope_scaling factors";
     const bool plain = c_.rope_scaling == RopeScaling::none || c_.rope_scaling == RopeScaling::linear;
     if (plain && c_.rope_magnitude != 1.0F) return fmt::format("rope_magnitude {}", c_.rope_magnitude);
     if (!f_.any_rope_scaling && c_.rope_scaling != RopeScaling::none && c_.rope_scaling != RopeScaling::factors) {

@@ -258,11 +258,12 @@ Result<SafetensorsWriter> SafetensorsWriter::create(const std::string& path,
   std::unordered_set<std::string_view> names{"__metadata__"};
   std::uint64_t offset = 0;
   for (const SafetensorsDeclaration& tensor : tensors) {
-    const bool is_f32 = tensor.type == ElementType::f32;
-    if (!is_f32 && tensor.type != ElementType::f16 && tensor.type != ElementType::bf16) {
-      return bad_input(fmt::format("{}: tensor {}: only f32, f16 and bf16 can be written", path, shown(tensor.name)));
+    const auto element = safetensors_dtype_bytes(tensor.dtype);
+    if (!element) {
+      return bad_input(
+          fmt::format("{}: tensor {}: dtype \"{}\" is not known", path, shown(tensor.name), shown(tensor.dtype)));
     }
-    const auto bytes = shape_bytes(tensor.shape, is_f32 ? 4 : 2);
+    const auto bytes = shape_bytes(tensor.shape, *element);
     std::uint64_t end = 0;
     if (!bytes || __builtin_add_overflow(offset, *bytes, &end)) {
       return bad_input(
@@ -271,10 +272,9 @@ Result<SafetensorsWriter> SafetensorsWriter::create(const std::string& path,
     if (!names.insert(tensor.name).second) {
       return bad_input(fmt::format("{}: tensor {} is there already", path, shown(tensor.name)));
     }
-    const char* const dtype = is_f32 ? "F32" : tensor.type == ElementType::f16 ? "F16" : "BF16";
     text += fmt::format(R"(,{}:{{"dtype":"{}","shape":[{}],"data_offsets":[{},{}]}})",
-                        nlohmann::json(tensor.name).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace), dtype,
-                        fmt::join(tensor.shape, ","), offset, end);
+                        nlohmann::json(tensor.name).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace),
+                        tensor.dtype, fmt::join(tensor.shape, ","), offset, end);
     offset = end;
   }
   text += '}';

@@ -16,7 +16,6 @@
 #include <utility>
 #include <vector>
 
-#include "math/element_type.hpp"
 #include "math/result.hpp"
 #include "model/atomic_file.hpp"
 #include "model/gguf_mapping.hpp"
@@ -80,18 +79,18 @@ class SafetensorsFolder {
   std::vector<std::unique_ptr<SafetensorsFile>> files_;
 };
 
-/// What a file that is written will hold. The dtype is F32, F16 or BF16 by the type.
+/// What a file that is written will hold.
 struct SafetensorsDeclaration {
   std::string name;
-  ElementType type = ElementType::f32;
+  std::string dtype;
   std::vector<std::int64_t> shape;
 };
 
 /// Writes a file tensor by tensor, beside its target; finish() puts it in place and without it nothing is left.
 class SafetensorsWriter {
  public:
-  /// Writes the header. Errors: AtomicFile's; bad_input for a type that is not f32, f16 or bf16, a name that is there
-  /// twice, or sizes that overflow.
+  /// Writes the header. Errors: AtomicFile's; bad_input for a dtype that is not known, a name that is there twice, or
+  /// sizes that overflow.
   [[nodiscard]] static Result<SafetensorsWriter> create(const std::string& path,
                                                         const std::vector<SafetensorsDeclaration>& tensors);
   /// Appends bytes of the tensors' data, one after another in the declared order, in pieces of any size.
