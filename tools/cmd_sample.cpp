@@ -1,6 +1,7 @@
 // quern sample: text from a trained model.
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <csignal>
 #include <memory>
 #include <nlohmann/json.hpp>
@@ -34,14 +35,15 @@ struct Arguments {
 
 /// Tokens as the JSON of a string may hold them: bytes that are no UTF-8 become U+FFFD.
 void print_json(const LoadedModel& model, const Arguments& arguments, const Generation& generation) {
-  const nlohmann::ordered_json json = {{"model", model.path()},
-                                       {"prompt", arguments.prompt},
-                                       {"text", model.tokenizer().decode(generation.tokens)},
-                                       {"tokens", generation.tokens},
-                                       {"stop", to_word(generation.stop)},
-                                       {"prompt_tokens", generation.prompt_tokens},
-                                       {"prefill_seconds", generation.prefill_seconds},
-                                       {"decode_seconds", generation.decode_seconds}};
+  const nlohmann::ordered_json json = {
+      {"model", model.path()},
+      {"prompt", arguments.prompt},
+      {"text", model.tokenizer().decode(generation.tokens, {.text_start = arguments.prompt.empty()})},
+      {"tokens", generation.tokens},
+      {"stop", to_word(generation.stop)},
+      {"prompt_tokens", generation.prompt_tokens},
+      {"prefill_seconds", generation.prefill_seconds},
+      {"decode_seconds", generation.decode_seconds}};
   fmt::print("{}\n", json.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace));
 }
 
@@ -64,10 +66,12 @@ Result<int> sample(const Arguments& arguments) {
 
   catch_interrupts(true);
   Sampler sampler((*model)->weights().config.vocab, arguments.sampler);
-  StreamingDecoder text((*model)->tokenizer(), {.text_start = false});
+  StreamingDecoder text((*model)->tokenizer(), {.text_start = arguments.prompt.empty()});
   GenerateOptions options;
   options.max_tokens = arguments.tokens;
-  options.end_token = (*model)->tokenizer().end_of_text();
+  const auto ends = (*model)->tokenizer().end_of_generation();
+  options.end_tokens.assign(ends.begin(), ends.end());
+  options.vocab = std::min((*model)->tokenizer().vocab_size(), (*model)->weights().config.vocab);
   const bool stream = !arguments.json;
   if (stream) fmt::print("{}", arguments.prompt);
   const auto generation = generate(**decoder, *prompt, sampler, options, [&](std::int32_t token) {

@@ -41,7 +41,7 @@ Result<int> train(const Arguments& arguments) {
   if (!run) return tl::make_unexpected(run.error());
   if (const auto files = check_run_files(*run); !files) return tl::make_unexpected(files.error());
   if (arguments.dry_run) {
-    const auto plan = plan_training(*run);
+    const auto plan = plan_training(*run, arguments.resume);
     if (!plan) return tl::make_unexpected(plan.error());
     fmt::print("{}\n{}", to_yaml(plan->run), plan_text(*plan));
     if (const auto fits = check_memory(*plan); !fits) return tl::make_unexpected(fits.error());

@@ -114,6 +114,10 @@ std::string plan_text(const TrainingPlan& plan) {
     text += fmt::format("  {:<22}{}\n", name, value);
   };
   text += "Plan\n";
+  if (plan.start) {
+    const std::string loss = std::isfinite(plan.start->val_loss) ? fmt::format("{:.4f}", plan.start->val_loss) : "none";
+    add("weights of", fmt::format("{} (step {}, its val_loss {})", plan.start->checkpoint, plan.start->step, loss));
+  }
   add("parameters", fmt::format("{} ({} in matrix products)", plan.parameters, plan.matmul_parameters));
   add("FLOP per token", fmt::format("{:.2f} M (6 N_matmul + 6 L C T)", plan.flops_per_token * 1e-6));
   add("tokens per step", fmt::format("{} ({} x {} x {} accumulated)", plan.tokens_per_step, run.train.batch, run.context(),

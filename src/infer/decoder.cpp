@@ -1,5 +1,7 @@
 #include "infer/decoder.hpp"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <cstring>
 #include <string>
@@ -9,6 +11,7 @@
 #include "infer/profiler.hpp"
 #include "math/attention.hpp"
 #include "math/memory_plan.hpp"
+#include "math/process_memory.hpp"
 #include "model/embedding.hpp"
 #include "model/layers.hpp"
 #include "model/output_head.hpp"
@@ -16,6 +19,19 @@
 namespace quern {
 
 namespace {
+
+/// Cache and working memory must fit into what this process may use. Weights do not count: they are there already, and
+/// mapped ones may leave memory again.
+Result<void> check_memory(const Decoder::Limits& limits, std::size_t cache_bytes, std::size_t arena_bytes) {
+  const std::size_t allowed = default_memory_limit();
+  if (cache_bytes <= allowed && arena_bytes <= allowed - cache_bytes) return {};
+  const auto gib = [](std::size_t bytes) { return static_cast<double>(bytes) / (1024.0 * 1024.0 * 1024.0); };
+  return no_memory(
+      fmt::format("a context of {} tokens needs {:.1f} GiB ({:.1f} GiB of them the KV cache in {}), but this "
+                  "process may use {:.1f} GiB; a lower --context or a smaller --kv-type needs less",
+                  limits.context_tokens, gib(cache_bytes) + gib(arena_bytes), gib(cache_bytes),
+                  kv_type_name(*limits.kv_type), gib(allowed)));
+}
 
 template <class T>
 class TypedDecoder final : public Decoder {
@@ -58,6 +74,7 @@ class TypedDecoder final : public Decoder {
     const BufferId scratch =
         plan_.add("scratch", scratch_bytes_ * static_cast<std::size_t>(team_.size()), MemoryCategory::scratch);
     if (auto placed = plan_.place(); !placed) return placed;
+    if (auto fits = check_memory(limits_, cache_.bytes(), plan_.arena_bytes()); !fits) return fits;
     auto arena = Arena::allocate(plan_);
     if (!arena) return tl::make_unexpected(arena.error());
     arena_ = std::move(*arena);
@@ -293,6 +310,12 @@ class TypedDecoder final : public Decoder {
 template <class T>
 Result<std::unique_ptr<Decoder>> create_typed(const Backend& backend, const ModelWeights& weights, ThreadTeam& team,
                                               const Decoder::Limits& limits) {
+  const std::size_t cache_bytes =
+      KvCache::bytes_needed(weights.config, *limits.kv_type, limits.cache_tokens, limits.sequences, limits.batch_tokens);
+  // Where there is no such size, the cache says why.
+  if (cache_bytes != SIZE_MAX) {
+    if (auto fits = check_memory(limits, cache_bytes, 0); !fits) return tl::make_unexpected(fits.error());
+  }
   auto cache = KvCache::create(weights.config, *limits.kv_type, limits.cache_tokens, limits.sequences, limits.batch_tokens);
   if (!cache) return tl::make_unexpected(cache.error());
   auto decoder = std::make_unique<TypedDecoder<T>>(backend, weights, team, limits, std::move(*cache));

@@ -45,8 +45,9 @@ class Decoder {
     ActivationObserver* observer = nullptr;  ///< told of what enters each matrix; null: none
   };
 
-  /// `weights` and `team` must outlive the decoder. Errors: no_memory; bad_input where context_tokens exceeds the learned
-  /// position table.
+  /// `weights` and `team` must outlive the decoder. Errors: no_memory where cache and working memory exceed
+  /// default_memory_limit() (process_memory.hpp) or the system refuses them; bad_input where context_tokens exceeds the
+  /// learned position table.
   [[nodiscard]] static Result<std::unique_ptr<Decoder>> create(const Backend& backend, const ModelWeights& weights,
                                                                ThreadTeam& team, const Limits& limits);
 

@@ -64,6 +64,12 @@ Engine::Engine(Decoder& decoder, const Tokenizer* tokenizer, const EngineOptions
   scheduler.prefill_tokens = options.prefill_tokens;
   scheduler.longest_turn = options.longest_turn;
   scheduler_ = std::make_unique<Scheduler>(scheduler, *room_);
+  vocab_ = decoder.weights().config.vocab;
+  if (options.vocab > 0) {
+    vocab_ = options.vocab;
+  } else if (tokenizer != nullptr) {
+    vocab_ = std::min(vocab_, tokenizer->vocab_size());
+  }
   context_tokens_ = std::min(limits.context_tokens, room_->capacity_tokens());
   batch_.reserve(static_cast<std::size_t>(scheduler.sequences));
 }
@@ -85,6 +91,7 @@ Result<std::unique_ptr<Engine>> Engine::create(Decoder& decoder, const Tokenizer
        {check("batch_tokens", options.batch_tokens, limits.batch_tokens),
         check("sequences", options.sequences, limits.sequences), check("cache_tokens", options.cache_tokens, kAny / 2),
         check("prefill_tokens", options.prefill_tokens, kAny), check("longest_turn", options.longest_turn, kAny),
+        check("vocab", options.vocab, decoder.weights().config.vocab),
         check("kept_sequences", options.kept_sequences, limits.sequences)}) {
     if (!checked) return tl::make_unexpected(checked.error());
   }
@@ -109,9 +116,9 @@ Result<void> Engine::check(const Request& request) const {
     return bad_input(fmt::format("engine: keep_tokens must be from 0 to {}, found {}",
                                  std::max<std::int64_t>(0, context_tokens_ - 2), request.keep_tokens));
   }
-  if (request.top_log_probabilities && (*request.top_log_probabilities < 0 || *request.top_log_probabilities > vocab)) {
+  if (request.top_log_probabilities && (*request.top_log_probabilities < 0 || *request.top_log_probabilities > vocab_)) {
     return bad_input(
-        fmt::format("engine: top_log_probabilities must be from 0 to {}, found {}", vocab, *request.top_log_probabilities));
+        fmt::format("engine: top_log_probabilities must be from 0 to {}, found {}", vocab_, *request.top_log_probabilities));
   }
   if (auto valid = validate(request.stop); !valid) return valid;
   if (!request.stop.strings.empty() && tokenizer_ == nullptr) {
@@ -121,7 +128,7 @@ Result<void> Engine::check(const Request& request) const {
 }
 
 Result<RequestId> Engine::submit(Request request) {
-  if (auto valid = validate(request.sampler, decoder_.weights().config.vocab); !valid) {
+  if (auto valid = validate(request.sampler, vocab_); !valid) {
     return tl::make_unexpected(valid.error());
   }
   return enqueue(std::move(request), nullptr);
@@ -136,8 +143,7 @@ Result<RequestId> Engine::enqueue(Request&& request, Sampler* sampler) {
   live->timings.prompt_tokens = std::ssize(prompt);
   live->sampler = sampler;
   if (sampler == nullptr) {
-    const std::int64_t vocab = decoder_.weights().config.vocab;
-    live->own_sampler = std::make_unique<Sampler>(vocab, sampler_config(live->request, vocab), workspace_);
+    live->own_sampler = std::make_unique<Sampler>(vocab_, sampler_config(live->request, vocab_), workspace_);
     live->sampler = live->own_sampler.get();
   }
   live->sampler->accept_prompt(prompt);
@@ -271,6 +277,7 @@ void Engine::draw(std::span<const ScheduledTokens> plan) {
 
 void Engine::draw_one(Live& live, std::span<const float> logits, bool is_decode) {
   const Clock::time_point start = Clock::now();
+  logits = logits.first(static_cast<std::size_t>(vocab_));
   if (std::none_of(logits.begin(), logits.end(), [](float logit) { return logit > -kInfinity; })) {
     return fail(live.id, {ErrorCode::bad_input, fmt::format("engine: none of the model's {} logits is a number: its weights "
                                                             "are damaged, or they are not for this architecture",

@@ -28,6 +28,7 @@ struct EngineOptions {
   std::int64_t cache_tokens = 0;    ///< of the cache at most, in whole pages; 0: all of it
   std::int64_t prefill_tokens = 0;  ///< of one step at most while others decode, so that these keep their pace; 0: no limit
   std::int64_t longest_turn = 256;  ///< see Scheduler; 0: running requests never make way for waiting ones
+  std::int64_t vocab = 0;           ///< only tokens below are drawn; 0: the tokenizer's (of a padded vocabulary), else all
   bool share_prefixes = true;       ///< a prompt that begins like a live sequence takes that part from it
   /// Sequences of finished requests that stay in the cache until room is needed, so that a prompt which continues one (the
   /// next turn of a chat) computes only what is new. Each needs one of the decoder's sequences.
@@ -103,6 +104,7 @@ class Engine {
   const Tokenizer* tokenizer_;
   EngineOptions options_;
   std::int64_t context_tokens_ = 0;
+  std::int64_t vocab_ = 0;  // tokens that are drawn
   std::unique_ptr<internal::EngineRoom> room_;
   std::unique_ptr<Scheduler> scheduler_;
   std::shared_ptr<SamplerCandidates> workspace_;

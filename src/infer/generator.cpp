@@ -58,11 +58,13 @@ Result<Generation> generate(Decoder& decoder, const Tokenizer* tokenizer, const 
 
 Result<Generation> generate(Decoder& decoder, std::span<const std::int32_t> prompt, Sampler& sampler,
                             const GenerateOptions& options, const std::function<bool(std::int32_t token)>& on_token) {
-  auto engine = Engine::create(decoder, nullptr, kAlone);
+  EngineOptions alone = kAlone;
+  alone.vocab = options.vocab;
+  auto engine = Engine::create(decoder, nullptr, alone);
   if (!engine) return tl::make_unexpected(engine.error());
   Request request{.prompt = {prompt.begin(), prompt.end()}, .when_full = FullContext::shift};
   request.stop.max_tokens = options.max_tokens;
-  if (options.end_token) request.stop.end_tokens = {*options.end_token};
+  request.stop.end_tokens = options.end_tokens;
   const auto id = (*engine)->submit(std::move(request), sampler);
   if (!id) return tl::make_unexpected(id.error());
   return run(**engine, *id, [&](const EngineEvent& event) { return !event.token || !on_token || on_token(*event.token); });

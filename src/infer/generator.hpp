@@ -42,7 +42,8 @@ struct Generation {
 
 struct GenerateOptions {
   std::int64_t max_tokens = 100;
-  std::optional<std::int32_t> end_token{};  ///< ends the text and is not part of it
+  std::vector<std::int32_t> end_tokens{};  ///< end the text and are not part of it
+  std::int64_t vocab = 0;                  ///< only tokens below are drawn; 0: all
 };
 
 /// The same for tokens alone and with a sampler of the caller's. When the context is full, the older half is forgotten and

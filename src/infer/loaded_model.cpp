@@ -85,8 +85,9 @@ Result<std::unique_ptr<LoadedModel>> LoadedModel::load_checkpoint(const std::str
   if (!info) return tl::make_unexpected(info.error());
   auto tokenizer = Tokenizer::from_json(info->tokenizer_json, *path);
   if (!tokenizer) return tl::make_unexpected(tokenizer.error());
-  if (tokenizer->vocab_size() != info->model.vocab) {
-    return bad_input(fmt::format("{}: the tokenizer has {} tokens, the model's vocabulary is {}", *path,
+  // Published models pad their embeddings: rows beyond the tokenizer's tokens stand for nothing.
+  if (tokenizer->vocab_size() > info->model.vocab) {
+    return bad_input(fmt::format("{}: the tokenizer has {} tokens, the model's vocabulary is only {}", *path,
                                  tokenizer->vocab_size(), info->model.vocab));
   }
 

@@ -1,8 +1,13 @@
 #include "math/process_memory.hpp"
 
 #include <sys/resource.h>
+#include <unistd.h>
 
+#include <algorithm>
+#include <cstdint>
 #include <cstdio>
+
+#include "math/container_limits.hpp"
 
 namespace quern {
 
@@ -21,6 +26,14 @@ void forget_peak_resident() {
   if (file == nullptr) return;
   (void)std::fputs("5", file);
   (void)std::fclose(file);
+}
+
+std::size_t default_memory_limit() {
+  const long pages = ::sysconf(_SC_PHYS_PAGES), page_bytes = ::sysconf(_SC_PAGESIZE);
+  std::uint64_t limit = SIZE_MAX;
+  if (pages > 0 && page_bytes > 0) limit = static_cast<std::uint64_t>(pages) * static_cast<std::uint64_t>(page_bytes);
+  if (const auto container = read_container_limits().memory_bytes) limit = std::min(limit, *container);
+  return limit == SIZE_MAX ? SIZE_MAX : static_cast<std::size_t>(limit - limit / 20);
 }
 
 }  // namespace quern

@@ -1,4 +1,4 @@
-// How much memory this process has taken.
+// How much memory this process has taken, and may take.
 #pragma once
 
 #include <cstddef>
@@ -12,5 +12,9 @@ namespace quern {
 /// Lets peak_resident_bytes() begin again from what is resident now (Linux: /proc/self/clear_refs). Where the system does
 /// not allow it nothing happens.
 void forget_peak_resident();
+
+/// What a process may plan to take: the machine's memory or the container's limit (container_limits.hpp), whichever is less,
+/// but for a twentieth that stays for everything that is not planned; SIZE_MAX where the system does not say.
+[[nodiscard]] std::size_t default_memory_limit();
 
 }  // namespace quern

@@ -98,11 +98,12 @@ class Preparation {
     if (!(options_.split > 0 && options_.split < 1)) {
       return bad_input(fmt::format("split: expected a number above 0 and below 1, found {}", options_.split));
     }
-    if (options_.tokenizer == TokenizerKind::bpe && (options_.vocab < 257 || options_.vocab > (1 << 24))) {
+    const bool makes_bpe = makes(TokenizerKind::bpe);
+    if (makes_bpe && (options_.vocab < 257 || options_.vocab > (1 << 24))) {
       return bad_input(
           fmt::format("vocab: expected 257 to {} (256 bytes, end of text, merges), found {}", 1 << 24, options_.vocab));
     }
-    if (options_.tokenizer == TokenizerKind::bpe && options_.sample_bytes < 1) {
+    if (makes_bpe && options_.sample_bytes < 1) {
       return bad_input(fmt::format("sample bytes: expected at least 1, found {}", options_.sample_bytes));
     }
     if (options_.out.empty()) return bad_input("out: expected a file name, found none");
@@ -122,6 +123,8 @@ class Preparation {
     return {};
   }
 
+  [[nodiscard]] bool makes(TokenizerKind kind) const { return !options_.ready_tokenizer && options_.tokenizer == kind; }
+
   void report_progress(std::string_view stage, std::int64_t done, std::int64_t total) const {
     if (options_.progress) options_.progress({stage, done, total});
   }
@@ -129,7 +132,7 @@ class Preparation {
   Result<Survey> survey() const {
     Survey found;
     TextHash hash;
-    const bool characters = options_.tokenizer == TokenizerKind::characters;
+    const bool characters = makes(TokenizerKind::characters);
     std::vector<bool> seen(characters ? 0x110000 : 0);
     const auto done = source_.read([&](const TextPart& part) -> Result<bool> {
       found.documents += part.first ? 1 : 0;
@@ -165,30 +168,41 @@ class Preparation {
     boundary_.documents = std::max<std::int64_t>(1, part(survey_.documents));
   }
 
-  // Calls `take(split, text, part, first, last)` for each part, cut where training text ends.
+  // Calls `take(split, part)` for each part, cut where training text ends. `first` then is that of the split's documents.
   template <class Take>
   Result<void> read_split(const Take& take) const {
     std::int64_t document = -1;
     bool validation_begun = false;
     return source_.read([&](const TextPart& part) -> Result<bool> {
       document += part.first ? 1 : 0;
-      if (!boundary_.by_bytes) {
-        return take(document < boundary_.documents ? Split::train : Split::validation, part.text, part.first, part.last);
-      }
+      if (!boundary_.by_bytes) return take(document < boundary_.documents ? Split::train : Split::validation, part);
       const std::int64_t wanted = std::clamp<std::int64_t>(boundary_.bytes - part.offset, 0, std::ssize(part.text));
       const std::size_t cut = utf8_boundary_before(part.text, static_cast<std::size_t>(wanted));
       if (cut > 0) {
-        auto answer = take(Split::train, part.text.substr(0, cut), part.first, cut == part.text.size() && part.last);
+        TextPart training = part;
+        training.text = part.text.substr(0, cut);
+        training.last = cut == part.text.size() && part.last;
+        auto answer = take(Split::train, training);
         if (!answer || !*answer) return answer;
       }
       if (cut == part.text.size()) return true;
-      const bool begins = !std::exchange(validation_begun, true);
-      return take(Split::validation, part.text.substr(cut), begins, part.last);
+      TextPart rest = part;
+      rest.text = part.text.substr(cut);
+      rest.offset = part.offset + static_cast<std::int64_t>(cut);
+      rest.first = !std::exchange(validation_begun, true);
+      return take(Split::validation, rest);
     });
   }
 
   Result<Tokenizer> make_tokenizer() const {
     const bool separate = survey_.documents > 1;
+    if (options_.ready_tokenizer) {
+      if (separate && !options_.ready_tokenizer->end_of_text()) {
+        return bad_input(fmt::format("{}: the tokenizer has no end-of-text token to separate the {} documents of {} with",
+                                     options_.ready_tokenizer_name, survey_.documents, options_.source));
+      }
+      return *options_.ready_tokenizer;
+    }
     if (options_.tokenizer == TokenizerKind::bytes) return Tokenizer::bytes(separate);
     if (options_.tokenizer == TokenizerKind::characters) return Tokenizer::characters(survey_.code_points, separate);
     auto pretokenizer = Pretokenizer::create({gpt2_pattern()});
@@ -196,8 +210,9 @@ class Preparation {
     WordCounter counter(std::move(*pretokenizer), threads_);
     std::int64_t sampled = 0;
     const std::int64_t wanted = std::min(options_.sample_bytes, survey_.bytes);
-    const auto counted = read_split([&](Split split, std::string_view text, bool, bool) -> Result<bool> {
+    const auto counted = read_split([&](Split split, const TextPart& part) -> Result<bool> {
       if (split == Split::validation) return false;
+      std::string_view text = part.text;
       const std::int64_t room = options_.sample_bytes - sampled;
       if (std::ssize(text) > room) text = text.substr(0, utf8_boundary_before(text, static_cast<std::size_t>(room)));
       counter.add(text);
@@ -215,9 +230,11 @@ class Preparation {
 
   struct Job {
     std::string text;
+    std::string where;        // file, or file:line
+    std::int64_t offset = 0;  // of the text in its document
     Split split = Split::train;
-    bool first = false;
-    bool last = false;
+    bool first = false;  // begins a document of its split
+    bool last = false;   // ends its document
     std::vector<std::int32_t> tokens;
     std::optional<Error> error;
   };
@@ -243,13 +260,19 @@ class Preparation {
       report_progress("encoding", done_bytes, survey_.bytes);
       return {};
     };
-    auto read = read_split([&](Split split, std::string_view text, bool first, bool last) -> Result<bool> {
-      hash.add(text);
-      while (!text.empty()) {
+    auto read = read_split([&](Split split, const TextPart& part) -> Result<bool> {
+      hash.add(part.text);
+      for (std::size_t at = 0; at < part.text.size();) {
+        const std::string_view text = part.text.substr(at);
         const std::size_t cut = text.size() > kEncodeBytes ? cut_between_pieces(text, kEncodeBytes) : text.size();
-        jobs.push_back({std::string(text.substr(0, cut)), split, first, last && cut == text.size(), {}, {}});
-        text.remove_prefix(cut);
-        first = false;
+        Job& job = jobs.emplace_back();
+        job.text = text.substr(0, cut);
+        job.where = part.where;
+        job.offset = part.offset + static_cast<std::int64_t>(at);
+        job.split = split;
+        job.first = part.first && at == 0;
+        job.last = part.last && cut == text.size();
+        at += cut;
         waiting_bytes += cut;
         if (waiting_bytes >= kEncodeBytes * static_cast<std::size_t>(threads_) || jobs.size() >= kMaxJobs) {
           if (auto flushed = flush(); !flushed) return tl::make_unexpected(flushed.error());
@@ -282,7 +305,14 @@ class Preparation {
     std::atomic<std::size_t> next{0};
     const auto work = [&] {
       for (std::size_t i = next.fetch_add(1); i < jobs.size(); i = next.fetch_add(1)) {
-        if (auto encoded = tokenizer.encode_append(jobs[i].text, jobs[i].tokens); !encoded) jobs[i].error = encoded.error();
+        Job& job = jobs[i];
+        const SpecialTokens& special = tokenizer.special_tokens();
+        const bool continues = job.offset > 0;
+        if (!continues && special.add_bos && special.bos) job.tokens.push_back(*special.bos);
+        auto encoded = tokenizer.encode_append(job.text, job.tokens, {.continues = continues});
+        if (encoded) continue;
+        job.error = encoded.error();
+        job.error->message = fmt::format("{}: in the text from byte {} on: {}", job.where, job.offset, job.error->message);
       }
     };
     std::vector<std::thread> helpers;

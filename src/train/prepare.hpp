@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -19,9 +20,11 @@ struct PrepareProgress {
 };
 
 struct PrepareOptions {
-  std::string source;  ///< "kjv", a text file, a folder, or a JSONL file; see TextSource
-  std::string out;     ///< the corpus to write; missing folders are made
-  TokenizerKind tokenizer = TokenizerKind::bpe;
+  std::string source;                            ///< "kjv", a text file, a folder, or a JSONL file; see TextSource
+  std::string out;                               ///< the corpus to write; missing folders are made
+  TokenizerKind tokenizer = TokenizerKind::bpe;  ///< to make: characters, bytes or bpe
+  std::optional<Tokenizer> ready_tokenizer{};    ///< to take as it is, such as a published model's; `tokenizer` is not read
+  std::string ready_tokenizer_name{};            ///< where it came from, for errors
   std::int64_t vocab = 8192;   ///< bpe only: ids in all, end of text included; at least 257. Less where the text gives less
   double split = 0.9;          ///< part that trains, above 0 and below 1
   std::string field = "text";  ///< of JSONL lines
@@ -49,9 +52,12 @@ struct PrepareReport {
 /// several, the first floor(split * documents) documents, at least one. The rest validates.
 /// Tokenizer: characters are those of the whole source, as nanoGPT takes them; BPE learns from the training part only.
 /// Several documents are separated by an end-of-text token after each, which byte and character tokenizers then have as an
-/// extra id; BPE always has it. Errors, each before anything is written to `out`: source missing, empty or too short for two
+/// extra id; BPE always has it. A ready tokenizer's end-of-text token separates them, and a document begins with its
+/// beginning-of-text token where the vocabulary puts one in front of texts (SpecialTokens::add_bos). Text that spells a
+/// special token stays text. Errors, each before anything is written to `out`: source missing, empty or too short for two
 /// splits of two tokens; characters asked for and the text is not UTF-8 (file and byte offset); malformed JSONL (file and
-/// line); options out of range. The same text and options give the same tokens on any number of threads.
+/// line); several documents and a ready tokenizer without an end-of-text token; options out of range. The same text and
+/// options give the same tokens on any number of threads.
 [[nodiscard]] Result<PrepareReport> prepare_corpus(const PrepareOptions& options);
 
 }  // namespace quern

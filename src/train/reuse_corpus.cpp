@@ -57,12 +57,17 @@ bool same_split(const Corpus& corpus, const SourceFacts& facts, double split) {
 }  // namespace
 
 Result<std::string> corpus_difference(const Corpus& corpus, const PrepareOptions& options) {
-  if (corpus.tokenizer().kind() != options.tokenizer) {
-    return fmt::format("its tokenizer is {}, asked for {}", tokenizer_kind_name(corpus.tokenizer().kind()),
+  const Tokenizer& tokenizer = corpus.tokenizer();
+  if (options.ready_tokenizer) {
+    if (!(tokenizer == *options.ready_tokenizer)) {
+      return fmt::format("its tokenizer ({}, {} tokens) is not that of {}", tokenizer_kind_name(tokenizer.kind()),
+                         tokenizer.vocab_size(), options.ready_tokenizer_name);
+    }
+  } else if (tokenizer.kind() != options.tokenizer) {
+    return fmt::format("its tokenizer is {}, asked for {}", tokenizer_kind_name(tokenizer.kind()),
                        tokenizer_kind_name(options.tokenizer));
-  }
-  if (options.tokenizer == TokenizerKind::bpe && corpus.tokenizer().vocab_size() != options.vocab) {
-    return fmt::format("its vocabulary has {} tokens, asked for {}", corpus.tokenizer().vocab_size(), options.vocab);
+  } else if (options.tokenizer == TokenizerKind::bpe && tokenizer.vocab_size() != options.vocab) {
+    return fmt::format("its vocabulary has {} tokens, asked for {}", tokenizer.vocab_size(), options.vocab);
   }
   const auto facts = read_source(options);
   if (!facts) return tl::make_unexpected(facts.error());

@@ -139,8 +139,8 @@ class RunReader {
   std::map<std::string, std::string, std::less<>> sections_;
 };
 
-/// Values of absent keys that follow from other keys.
-Result<void> fill_defaults(RunReader& reader) {
+/// Values of absent `model` keys that follow from others. A model that comes from a checkpoint has all of its own.
+Result<void> fill_model_defaults(RunReader& reader) {
   RunConfig& run = reader.config();
   ModelConfig& model = run.model;
   if (!reader.given("model.kv_heads")) model.kv_heads = model.heads;
@@ -158,6 +158,12 @@ Result<void> fill_defaults(RunReader& reader) {
     // Shazeer 2020 gives gated kinds two thirds of the width, so that three matrices cost what two did.
     model.mlp_width = model.gated() ? (8 * model.width + 95) / 96 * 32 : 4 * model.width;
   }
+  return {};
+}
+
+/// Values of other absent keys that follow from given ones.
+void fill_defaults(RunReader& reader) {
+  RunConfig& run = reader.config();
   if (!reader.given("optimizer.min_learning_rate")) {
     // Divides the decimal that was written, not its nearest float: 0.001 gives 0.0001 exactly as one would write it.
     const double written = std::strtod(fmt::format("{}", run.optimizer.learning_rate).c_str(), nullptr);
@@ -165,69 +171,66 @@ Result<void> fill_defaults(RunReader& reader) {
   }
   if (!reader.given("optimizer.warmup_steps"))
     run.optimizer.warmup_steps = std::min<std::int64_t>(100, run.train.steps / 10);
-  return {};
 }
 
-/// Combinations that no single key's range can refuse. `blame` lists keys that may be at fault, most likely first.
-Result<void> check_combinations(const RunReader& reader, const RunConfig& run) {
-  const auto refuse = [&](std::initializer_list<std::string_view> blame, std::string_view message) {
-    const auto given = std::find_if(blame.begin(), blame.end(), [&](std::string_view key) { return reader.given(key); });
-    if (given == blame.end()) return bad_input(fmt::format("{}: {}", reader.name(), message));
-    return bad_input(run.at_key(*given, message));
-  };
-  const ModelConfig& model = run.model;
-  const OptimizerConfig& optimizer = run.optimizer;
-  const TrainConfig& train = run.train;
+/// An error of a combination: of the first key in `blame` (most likely at fault first) that was given.
+tl::unexpected<Error> refuse(const RunConfig& run, std::string_view name, std::initializer_list<std::string_view> blame,
+                             std::string_view message) {
+  const auto given = std::find_if(blame.begin(), blame.end(),
+                                  [&](std::string_view key) { return run.origins.find(key) != run.origins.end(); });
+  if (given == blame.end()) return bad_input(fmt::format("{}: {}", name, message));
+  return bad_input(run.at_key(*given, message));
+}
 
+/// Combinations of `model` keys that no single key's range can refuse.
+Result<void> check_model(const RunConfig& run, std::string_view name) {
+  const ModelConfig& model = run.model;
   if (model.heads % model.kv_heads != 0) {
-    return refuse({"model.kv_heads", "model.heads"},
+    return refuse(run, name, {"model.kv_heads", "model.heads"},
                   fmt::format("must divide model.heads ({}), found kv_heads {}", model.heads, model.kv_heads));
   }
   if (model.norm_bias && model.norm == NormKind::rms_norm) {
-    return refuse({"model.norm_bias"}, "true needs model.norm layer_norm: rms_norm has no bias");
+    return refuse(run, name, {"model.norm_bias"}, "true needs model.norm layer_norm: rms_norm has no bias");
   }
   if (model.position == PositionKind::rope && model.rotated() % 2 != 0) {
-    return refuse({"model.rope_dims", "model.head_dim", "model.heads", "model.width"},
+    return refuse(run, name, {"model.rope_dims", "model.head_dim", "model.heads", "model.width"},
                   fmt::format("position rope needs an even number of rotated elements per head, found {}", model.rotated()));
   }
   if (model.position == PositionKind::rope && model.rotated() > model.head_dim) {
-    return refuse({"model.rope_dims"},
+    return refuse(run, name, {"model.rope_dims"},
                   fmt::format("must be at most model.head_dim ({}), found {}", model.head_dim, model.rope_dims));
   }
-  if (model.position == PositionKind::learned && run.context() > model.context) {
-    return refuse({"train.context", "model.context"},
-                  fmt::format("learned positions allow sequences of at most model.context ({}) tokens, found {}",
-                              model.context, run.context()));
+  ModelConfig with_vocab = model;
+  with_vocab.vocab = 1;  // the real one comes from the corpus and is checked with it
+  if (auto valid = validate(with_vocab); !valid) {
+    return bad_input(fmt::format("{}: section `model`: {}", name, valid.error().message));
   }
+  return {};
+}
+
+/// Combinations of other keys.
+Result<void> check_combinations(const RunConfig& run, std::string_view name) {
+  const OptimizerConfig& optimizer = run.optimizer;
+  const TrainConfig& train = run.train;
   if (optimizer.min_learning_rate > optimizer.learning_rate) {
-    return refuse({"optimizer.min_learning_rate", "optimizer.learning_rate"},
+    return refuse(run, name, {"optimizer.min_learning_rate", "optimizer.learning_rate"},
                   fmt::format("optimizer.min_learning_rate ({}) must not be above optimizer.learning_rate ({})",
                               optimizer.min_learning_rate, optimizer.learning_rate));
   }
   if (optimizer.warmup_steps > train.steps) {
     return refuse(
-        {"optimizer.warmup_steps", "train.steps"},
+        run, name, {"optimizer.warmup_steps", "train.steps"},
         fmt::format("optimizer.warmup_steps ({}) must not be above train.steps ({})", optimizer.warmup_steps, train.steps));
   }
   if (optimizer.decay_steps > 0 && optimizer.decay_steps < optimizer.warmup_steps) {
-    return refuse({"optimizer.decay_steps"}, fmt::format("must be 0 or at least optimizer.warmup_steps ({}), found {}",
-                                                         optimizer.warmup_steps, optimizer.decay_steps));
-  }
-  if (train.batch * run.context() > INT32_MAX) {
-    return refuse(
-        {"train.batch", "train.context", "model.context"},
-        fmt::format("train.batch * context must be at most {} tokens, found {}", INT32_MAX, train.batch * run.context()));
+    return refuse(run, name, {"optimizer.decay_steps"},
+                  fmt::format("must be 0 or at least optimizer.warmup_steps ({}), found {}", optimizer.warmup_steps,
+                              optimizer.decay_steps));
   }
   if (train.steps * train.accumulation > UINT32_MAX) {  // micro-batches number the dropout streams in 32 bits
-    return refuse({"train.accumulation", "train.steps"},
+    return refuse(run, name, {"train.accumulation", "train.steps"},
                   fmt::format("train.steps * train.accumulation must be at most {}, found {}", UINT32_MAX,
                               train.steps * train.accumulation));
-  }
-
-  ModelConfig with_vocab = model;
-  with_vocab.vocab = 1;  // the real one comes from the corpus and is checked with it
-  if (auto valid = validate(with_vocab); !valid) {
-    return bad_input(fmt::format("{}: section `model`: {}", reader.name(), valid.error().message));
   }
   return {};
 }
@@ -279,6 +282,21 @@ Result<void> check_run_files(const RunConfig& config) {
   return {};
 }
 
+Result<void> check_context(const RunConfig& run, std::string_view name) {
+  const ModelConfig& model = run.model;
+  if (model.position == PositionKind::learned && run.context() > model.context) {
+    return refuse(run, name, {"train.context", "model.context"},
+                  fmt::format("learned positions allow sequences of at most model.context ({}) tokens, found {}",
+                              model.context, run.context()));
+  }
+  if (run.train.batch * run.context() > INT32_MAX) {
+    return refuse(run, name, {"train.batch", "train.context", "model.context"},
+                  fmt::format("train.batch * context must be at most {} tokens, found {}", INT32_MAX,
+                              run.train.batch * run.context()));
+  }
+  return {};
+}
+
 Result<RunConfig> parse_run_config(std::string_view yaml, std::string_view name, const std::vector<std::string>& overrides) {
   const auto root = internal::parse_yaml(yaml, name);
   if (!root) return tl::make_unexpected(root.error());
@@ -288,8 +306,14 @@ Result<RunConfig> parse_run_config(std::string_view yaml, std::string_view name,
     if (auto ok = reader.read_override(text); !ok) return tl::make_unexpected(ok.error());
   }
   if (auto ok = check_required(reader); !ok) return tl::make_unexpected(ok.error());
-  if (auto ok = fill_defaults(reader); !ok) return tl::make_unexpected(ok.error());
-  if (auto ok = check_combinations(reader, reader.config()); !ok) return tl::make_unexpected(ok.error());
+  const RunConfig& run = reader.config();
+  fill_defaults(reader);
+  if (run.train.from.empty()) {
+    if (auto ok = fill_model_defaults(reader); !ok) return tl::make_unexpected(ok.error());
+    if (auto ok = check_model(run, name); !ok) return tl::make_unexpected(ok.error());
+    if (auto ok = check_context(run, name); !ok) return tl::make_unexpected(ok.error());
+  }
+  if (auto ok = check_combinations(run, name); !ok) return tl::make_unexpected(ok.error());
   return std::move(reader.config());
 }
 

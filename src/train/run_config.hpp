@@ -97,13 +97,18 @@ struct RunConfig {
   [[nodiscard]] std::string at_key(std::string_view key, std::string_view message) const;
 };
 
+/// Checks what depends on the length of sequences, when the model is known. `name` stands for the run's file in an error
+/// that no key given is to blame for.
+[[nodiscard]] Result<void> check_context(const RunConfig& run, std::string_view name);
+
 /// Checks that the files a run names are there; the error says where the key was given. Reads nothing from them.
 [[nodiscard]] Result<void> check_run_files(const RunConfig& config);
 
 /// Reads `path`, applies `overrides` ("train.steps=100", in order), checks everything against the one schema. Relative paths
 /// in the file are relative to the current directory. Errors: "FILE:LINE:COLUMN: key `train.stesp`: unknown; nearest known
 /// key: `train.steps`" and alike for wrong types, values out of range, impossible combinations; overrides are named as
-/// "command line: ...". model.vocab is not a key: it comes from the corpus.
+/// "command line: ...". model.vocab is not a key: it comes from the corpus. With `train.from`, model keys that are not given
+/// keep ModelConfig's values until start_weights.hpp replaces them by the checkpoint's; combinations are checked then.
 [[nodiscard]] Result<RunConfig> load_run_config(const std::string& path, const std::vector<std::string>& overrides);
 
 /// The same from text; `name` stands for the file in errors.

@@ -5,33 +5,32 @@
 #include <algorithm>
 
 #include "infer/loaded_model.hpp"
-#include "math/container_limits.hpp"
-#include "math/hardware.hpp"
+#include "math/process_memory.hpp"
 #include "math/thread_team.hpp"
+#include "train/start_weights.hpp"
 
 namespace quern {
 
 namespace {
 
-/// What a run may take when system.memory_limit_mib says nothing: the container's limit, or the machine's memory where there
-/// is none, less a twentieth for everything that is not planned.
-std::size_t default_memory_limit() {
-  const auto report = read_hardware();
-  if (!report) return SIZE_MAX;
-  std::uint64_t limit = report->memory_bytes;
-  if (report->container.memory_bytes) limit = std::min(limit, *report->container.memory_bytes);
-  return static_cast<std::size_t>(limit - limit / 20);
-}
-
 std::string mib(std::size_t bytes) { return fmt::format("{:.1f} MiB", static_cast<double>(bytes) / (1024.0 * 1024.0)); }
 
 }  // namespace
 
-Result<RunSetup> set_up_run(const RunConfig& requested) {
+Result<RunSetup> set_up_run(const RunConfig& requested, bool resume) {
   RunConfig run = requested;
   auto corpus = Corpus::open(run.data.corpus);
   if (!corpus) return tl::make_unexpected(corpus.error());
-  run.model.vocab = corpus->tokenizer().vocab_size();
+  TrainingPlan plan;
+  if (run.train.from.empty()) {
+    run.model.vocab = corpus->tokenizer().vocab_size();
+  } else {
+    const auto start = open_start_weights(run, resume);
+    if (!start) return tl::make_unexpected(start.error());
+    if (auto adopted = adopt_model(*start, run); !adopted) return tl::make_unexpected(adopted.error());
+    if (auto same = check_tokenizer(*start, run, *corpus); !same) return tl::make_unexpected(same.error());
+    if (!resume) plan.start = StartingPoint{start->checkpoint, start->info.step, start->info.val_loss};
+  }
   run.train.context = run.context();
   if (auto valid = validate(run.model); !valid) return tl::make_unexpected(valid.error());
   if (auto known = trainable(run.model); !known) return tl::make_unexpected(known.error());
@@ -40,7 +39,6 @@ Result<RunSetup> set_up_run(const RunConfig& requested) {
   const Backend backend{*kernels, run.system.backend == BackendKind::eigen};
   if (run.system.threads == 0) run.system.threads = default_thread_count();
 
-  TrainingPlan plan;
   plan.precision_reason = "chosen by `train.precision`";
   if (run.train.precision == Precision::automatic) {
     const bool tiles = preferred_compute(backend) == ComputeType::bf16;
@@ -84,8 +82,8 @@ Result<RunSetup> set_up_run(const RunConfig& requested) {
   return RunSetup{std::move(plan), backend, compute, std::move(*batches), std::move(*memory)};
 }
 
-Result<TrainingPlan> plan_training(const RunConfig& run) {
-  auto setup = set_up_run(run);
+Result<TrainingPlan> plan_training(const RunConfig& run, bool resume) {
+  auto setup = set_up_run(run, resume);
   if (!setup) return tl::make_unexpected(setup.error());
   return setup->plan;
 }
@@ -102,7 +100,8 @@ Result<void> check_memory(const TrainingPlan& plan) {
   }
   const auto category = static_cast<MemoryCategory>(largest);
   const bool by_batch = category == MemoryCategory::activations || category == MemoryCategory::cache;
-  const char* advice = category == MemoryCategory::scratch ? "lower `system.threads`"
+  const char* advice = category == MemoryCategory::scratch     ? "lower `system.threads`"
+                       : by_batch && plan.run.train.batch == 1 ? "lower `train.context`"
                        : by_batch ? "lower `train.batch` (and raise `train.accumulation` to keep the tokens per step)"
                                   : "lower `model.width` or `model.layers`";
   return no_memory(fmt::format("this run needs {} ({}), but {} are allowed; {}", mib(plan.memory_bytes), parts,

@@ -18,7 +18,8 @@ struct RunSetup {
   TrainingMemory memory;
 };
 
-/// Opens the corpus, chooses instruction set, precision and threads, and plans the memory.
-[[nodiscard]] Result<RunSetup> set_up_run(const RunConfig& run);
+/// Opens the corpus and, with `train.from`, the checkpoint whose model the run takes over (start_weights.hpp), chooses
+/// instruction set, precision and threads, and plans the memory. `resume`: the run goes on from its own checkpoint.
+[[nodiscard]] Result<RunSetup> set_up_run(const RunConfig& run, bool resume);
 
 }  // namespace quern

@@ -64,6 +64,11 @@ class TrainerImpl final : public Trainer {
     if (auto allocated = memory.allocate(); !allocated) return allocated;
     if (options_.resume) {
       if (auto read = read_newest(); !read) return read;
+    } else if (setup_.plan.start) {
+      const auto count = static_cast<std::size_t>(memory.layout().elements);
+      const MutableCheckpointTensors weights{{memory.parameters(), count}, {}, {}};
+      auto read = read_checkpoint_tensors(setup_.plan.start->checkpoint, memory.layout(), weights);
+      if (!read) return read;
     } else {
       initialize_parameters(run_.model, memory.layout(), {.standard_deviation = run_.train.init_std}, run_.train.seed,
                             memory.parameters());
@@ -98,6 +103,9 @@ class TrainerImpl final : public Trainer {
     interval_start_ = session_start_;
     tokens_trained_ = info_.step * setup_.plan.tokens_per_step;
     speeds_.reserve(static_cast<std::size_t>(run_.train.steps - info_.step));
+    if (setup_.plan.start && run_.train.eval_every > 0) {
+      if (auto done = before_first_step(); !done) return tl::make_unexpected(done.error());
+    }
     while (info_.step < run_.train.steps && stop_signal() == 0) {
       if (auto done = one_step(); !done) return tl::make_unexpected(done.error());
       if (auto done = after_step(); !done) return tl::make_unexpected(done.error());
@@ -148,6 +156,24 @@ class TrainerImpl final : public Trainer {
     if (!read) return read;
     info_ = std::move(*info);
     last_saved_ = info_.step;
+    return {};
+  }
+
+  /// Validates and saves the given weights, so that what training adds, or takes away, can be seen.
+  Result<void> before_first_step() {
+    auto evaluation = evaluate();
+    if (!evaluation) return tl::make_unexpected(evaluation.error());
+    constexpr double kNone = std::numeric_limits<double>::quiet_NaN();
+    MetricsRecord record;
+    record.evaluated = true;
+    record.val_loss = evaluation->val_loss;
+    record.val_bits_per_byte = evaluation->bits_per_byte;
+    record.train_loss = record.learning_rate = record.gradient_norm = kNone;
+    record.tokens_per_second = record.gflops = record.peak_fraction = kNone;
+    record.seconds = seconds();
+    if (auto pushed = log_->push(record); !pushed) return pushed;
+    if (auto saved = save(evaluation->best); !saved) return saved;
+    restart_interval();
     return {};
   }
 
@@ -331,9 +357,11 @@ class TrainerImpl final : public Trainer {
                                        .top_k = run_.sample.top_k,
                                        .top_p = run_.sample.top_p,
                                        .seed = run_.train.seed});
-    auto generated = generate(*decoder_, *prompt, sampler, {.max_tokens = run_.sample.tokens});
+    auto generated =
+        generate(*decoder_, *prompt, sampler, {.max_tokens = run_.sample.tokens, .vocab = tokenizer().vocab_size()});
     if (!generated) return tl::make_unexpected(generated.error());
-    events_.sample(info_.step, run_.sample.prompt + tokenizer().decode(generated->tokens));
+    events_.sample(info_.step,
+                   run_.sample.prompt + tokenizer().decode(generated->tokens, {.text_start = run_.sample.prompt.empty()}));
     return {};
   }
 
@@ -365,7 +393,7 @@ class TrainerImpl final : public Trainer {
 }  // namespace
 
 Result<std::unique_ptr<Trainer>> Trainer::create(const RunConfig& run, const TrainOptions& options, TrainEvents events) {
-  auto setup = set_up_run(run);
+  auto setup = set_up_run(run, options.resume);
   if (!setup) return tl::make_unexpected(setup.error());
   if (auto fits = check_memory(setup->plan); !fits) return tl::make_unexpected(fits.error());
   auto trainer = std::make_unique<TrainerImpl>(std::move(*setup), options, std::move(events));

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -15,11 +16,19 @@
 
 namespace quern {
 
+/// Where the first weights of a run come from that does not start at random ones.
+struct StartingPoint {
+  std::string checkpoint;
+  std::int64_t step = 0;  ///< that the checkpoint was saved after
+  double val_loss = 0.0;  ///< its last validation on its own corpus; NaN where none
+};
+
 /// What a run will be, before anything is allocated: `quern train --dry-run` prints it.
 struct TrainingPlan {
-  RunConfig run;                 ///< resolved: model.vocab from the corpus, context, threads and precision decided
-  std::string isa;               ///< instruction-set path in use
-  std::string precision_reason;  ///< why this precision
+  RunConfig run;  ///< resolved: model.vocab (or all of model, from a checkpoint), context, threads and precision decided
+  std::optional<StartingPoint> start;  ///< of train.from; none when the run resumes
+  std::string isa;                     ///< instruction-set path in use
+  std::string precision_reason;        ///< why this precision
   std::int64_t parameters = 0;
   std::int64_t matmul_parameters = 0;
   double flops_per_token = 0.0;  ///< 6 N_matmul + 6 L C T
@@ -32,8 +41,9 @@ struct TrainingPlan {
   std::size_t memory_limit_bytes = 0;
 };
 
-/// Opens the corpus, decides what is left open and plans the memory. Errors: anything wrong with configuration or corpus.
-[[nodiscard]] Result<TrainingPlan> plan_training(const RunConfig& run);
+/// Opens the corpus, decides what is left open and plans the memory. Errors: anything wrong with configuration, corpus or
+/// the checkpoint of train.from, in whose place `resume` takes the run's own.
+[[nodiscard]] Result<TrainingPlan> plan_training(const RunConfig& run, bool resume = false);
 
 /// The error of a plan above its limit: the sum by category and the key to lower. Success where it fits.
 [[nodiscard]] Result<void> check_memory(const TrainingPlan& plan);
@@ -92,7 +102,7 @@ class Trainer {
  public:
   virtual ~Trainer() = default;
 
-  /// Plans, allocates, initializes or resumes. Writes run.yaml into the run folder.
+  /// Plans, allocates, initializes, reads the weights of train.from, or resumes. Writes run.yaml into the run folder.
   [[nodiscard]] static Result<std::unique_ptr<Trainer>> create(const RunConfig& run, const TrainOptions& options,
                                                                TrainEvents events);
 

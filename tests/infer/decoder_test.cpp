@@ -176,5 +176,17 @@ TEST(Decoder, RefusesWhatDoesNotFitAndLeavesTheCacheAsItWas) {
       << "the RoPE table ends at the model's context";
 }
 
+TEST(Decoder, RefusesACacheThatMemoryCannotHold) {
+  ModelHarness harness(tiny_models()[1].config, {supported_kernels().front(), false}, ComputeType::f32, 1, 80);
+  ThreadTeam team(1);
+  const auto decoder = Decoder::create(harness.backend, harness.weights, team,
+                                       {.batch_tokens = 16, .context_tokens = 20, .cache_tokens = std::int64_t{1} << 36});
+  ASSERT_FALSE(decoder);
+  EXPECT_EQ(decoder.error().code, ErrorCode::no_memory);
+  for (const char* part : {"a context of 20 tokens needs ", "KV cache in f32", "may use ", "--context", "--kv-type"}) {
+    EXPECT_NE(decoder.error().message.find(part), std::string::npos) << decoder.error().message;
+  }
+}
+
 }  // namespace
 }  // namespace quern

@@ -3,7 +3,11 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <memory>
+
 #include "support/model_harness.hpp"
+#include "support/small_vocabulary.hpp"
 
 namespace quern {
 namespace {
@@ -58,7 +62,7 @@ TEST_F(GeneratorTest, StopsAtTheEndTokenAndWhenAsked) {
   const auto all = generate(*decoder_, prompt_, sampler, {.max_tokens = 20});
   const std::int32_t end = all->tokens[7];
   sampler.seek(0);
-  const auto ended = generate(*decoder_, prompt_, sampler, {.max_tokens = 20, .end_token = end});
+  const auto ended = generate(*decoder_, prompt_, sampler, {.max_tokens = 20, .end_tokens = {end}});
   EXPECT_EQ(ended->stop, StopReason::end_of_text);
   EXPECT_EQ(ended->end_token, end);
   const auto first = std::find(all->tokens.begin(), all->tokens.end(), end);
@@ -69,6 +73,37 @@ TEST_F(GeneratorTest, StopsAtTheEndTokenAndWhenAsked) {
   const auto stopped = generate(*decoder_, prompt_, sampler, {.max_tokens = 20}, [&](std::int32_t) { return ++calls < 3; });
   EXPECT_EQ(stopped->stop, StopReason::interrupted);
   EXPECT_EQ(stopped->tokens, std::vector(all->tokens.begin(), all->tokens.begin() + 3));
+}
+
+// A padded vocabulary: rows beyond the tokenizer's tokens are never drawn, however likely.
+TEST_F(GeneratorTest, OnlyTokensOfTheVocabularyAreDrawn) {
+  for (const float temperature : {0.0F, 1.0F, 1000.0F}) {
+    Sampler sampler(257, {.temperature = temperature, .seed = 3});
+    const auto drawn = generate(*decoder_, prompt_, sampler, {.max_tokens = 60, .vocab = 40});
+    ASSERT_TRUE(drawn) << drawn.error().message;
+    EXPECT_LT(*std::max_element(drawn->tokens.begin(), drawn->tokens.end()), 40);
+  }
+  EXPECT_FALSE(generate(*decoder_, prompt_, *std::make_unique<Sampler>(257, SamplerConfig{}), {.vocab = 258}));
+
+  // A request takes the tokenizer's: 256 of 257. Its bias can force nothing else either.
+  const Tokenizer tokenizer = Tokenizer::bytes(false);
+  Request request{.prompt = prompt_, .sampler = {.temperature = 1000.0F}};
+  request.stop.max_tokens = 20;
+  request.top_log_probabilities = 256;
+  const auto generation = generate(*decoder_, &tokenizer, request);
+  ASSERT_TRUE(generation) << generation.error().message;
+  EXPECT_EQ(generation->log_probabilities.at(0).top.size(), 256U);
+  for (const TokenLogProbability& entry : generation->log_probabilities[0].top) EXPECT_LT(entry.token, 256);
+  request.sampler.logit_bias = {{256, 1000.0F}};
+  EXPECT_FALSE(generate(*decoder_, &tokenizer, request));
+}
+
+// Text is spelled by the vocabulary: bos in front, and the first token's space is one where the text goes on.
+TEST_F(GeneratorTest, PromptsOfPublishedVocabulariesBeginWithBos) {
+  const Tokenizer tokenizer = Tokenizer::from_huggingface_json(small_sentencepiece_json(), "small").value();
+  const std::vector<std::int32_t> the_cat = {1, *tokenizer.find_token(" the"), *tokenizer.find_token(" cat")};
+  EXPECT_EQ(encode_prompt(tokenizer, "the cat").value(), the_cat);
+  EXPECT_EQ(encode_prompt(tokenizer, "").value(), std::vector<std::int32_t>{1});
 }
 
 TEST_F(GeneratorTest, ARequestGivesTextAndLogProbabilities) {

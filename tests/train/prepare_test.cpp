@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdlib>
 #include <filesystem>
@@ -13,7 +14,9 @@
 
 #include "model/atomic_file.hpp"
 #include "support/shared_data.hpp"
+#include "support/small_vocabulary.hpp"
 #include "train/corpus.hpp"
+#include "train/reuse_corpus.hpp"
 
 namespace quern {
 namespace {
@@ -286,6 +289,63 @@ TEST_F(PrepareTest, AnErrorLeavesTheOldCorpus) {
   const std::string before = *read_whole_file(path("out.h5"), 1 << 24);
   EXPECT_FALSE(prepare_corpus(options(file("b.txt", "x"), TokenizerKind::bytes)));
   EXPECT_TRUE(*read_whole_file(path("out.h5"), 1 << 24) == before);
+}
+
+// A published vocabulary: its tokens around documents, its ids, and no special tokens from text.
+TEST_F(PrepareTest, AReadyTokenizerIsTaken) {
+  const Tokenizer tokenizer = Tokenizer::from_huggingface_json(small_sentencepiece_json(), "small").value();
+  const std::vector<std::string> texts = {"the cat </s> sat", "the <s>mat", "a cat", "the the"};
+  for (std::size_t i = 0; i < texts.size(); ++i) file("docs/" + std::to_string(i), texts[i]);
+  PrepareOptions made = options(path("docs"), TokenizerKind::bpe);
+  made.ready_tokenizer = tokenizer;
+  made.split = 0.5;
+  const auto report = prepare_corpus(made);
+  ASSERT_TRUE(report) << report.error().message;
+  const Corpus corpus = Corpus::open(made.out).value();
+  EXPECT_TRUE(corpus.tokenizer() == tokenizer);
+  std::size_t document = 0;
+  for (const Split split : kSplits) {
+    std::vector<std::int32_t> expected;
+    for (int i = 0; i < 2; ++i, ++document) {
+      expected.push_back(1);
+      const auto ids = tokenizer.encode(texts[document]).value();
+      EXPECT_EQ(std::count_if(ids.begin(), ids.end(), [](std::int32_t id) { return id < 3; }), 0) << texts[document];
+      expected.insert(expected.end(), ids.begin(), ids.end());
+      expected.push_back(2);
+    }
+    EXPECT_EQ(all_tokens(corpus, split), expected);
+    EXPECT_EQ(corpus.text_bytes(split), split == Split::train ? 26 : 12);
+  }
+  EXPECT_EQ(corpus_difference(corpus, made).value(), "");
+  made.ready_tokenizer = Tokenizer::bytes(true);
+  EXPECT_NE(corpus_difference(corpus, made).value().find("its tokenizer (sentencepiece"), std::string::npos);
+  made.out = path("none.h5");
+  made.ready_tokenizer = Tokenizer::bytes(false);
+  made.ready_tokenizer_name = "model.gguf";
+  EXPECT_EQ(error(made),
+            "model.gguf: the tokenizer has no end-of-text token to separate the 4 documents of " + path("docs") + " with");
+  const std::vector<std::int32_t> letters = {'a', 'b'};
+  made.ready_tokenizer = Tokenizer::characters(letters, true).value();
+  EXPECT_NE(error(made).find("docs/0: in the text from byte 0 on: the character 't'"), std::string::npos) << error(made);
+}
+
+// However a long text is cut for encoding, the tokens are those of the whole: no space is put in front of later pieces.
+TEST_F(PrepareTest, ALongTextHasTheTokensOfTheWhole) {
+  const Tokenizer tokenizer = Tokenizer::from_huggingface_json(small_sentencepiece_json(), "small").value();
+  std::string text;
+  std::mt19937 random(7);
+  while (text.size() < (5U << 20)) text += random() % 3 == 0 ? "the cat. " : random() % 2 == 0 ? "cat  the\n" : "mat the";
+  PrepareOptions made = options(file("long.txt", text), TokenizerKind::bpe);
+  made.ready_tokenizer = tokenizer;
+  made.split = 0.9;
+  ASSERT_TRUE(prepare_corpus(made));
+  const Corpus corpus = Corpus::open(made.out).value();
+  const auto cut = static_cast<std::size_t>(corpus.text_bytes(Split::train));
+  std::vector<std::int32_t> expected = {1};
+  ASSERT_TRUE(tokenizer.encode_append(text.substr(0, cut), expected));
+  EXPECT_TRUE(all_tokens(corpus, Split::train) == expected);
+  EXPECT_TRUE(all_tokens(corpus, Split::validation) == tokenizer.encode(text.substr(cut), {.continues = true}).value())
+      << "it goes on in the middle of a document";
 }
 
 TEST_F(PrepareTest, KingJames) {
