@@ -11,6 +11,7 @@
 #include "describe_corpus.hpp"
 #include "model/atomic_file.hpp"
 #include "progress.hpp"
+#include "tokenizer_of_file.hpp"
 #include "train/corpus.hpp"
 #include "train/prepare.hpp"
 #include "train/reuse_corpus.hpp"
@@ -48,6 +49,25 @@ Result<bool> is_there(const PrepareOptions& options) {
   if (!difference) return source_error(options, difference.error());
   if (!difference->empty()) return bad_input(fmt::format("{} exists and {}; --force replaces it", options.out, *difference));
   return true;
+}
+
+/// `word` is a kind of tokenizer to make, or names a file that has one.
+Result<void> choose_tokenizer(const std::string& word, bool vocab_given, PrepareOptions& options) {
+  static const std::map<std::string, TokenizerKind> kinds = {
+      {"char", TokenizerKind::characters}, {"byte", TokenizerKind::bytes}, {"bpe", TokenizerKind::bpe}};
+  if (const auto kind = kinds.find(word); kind != kinds.end()) {
+    options.tokenizer = kind->second;
+    return {};
+  }
+  auto tokenizer = tokenizer_of_file(word);
+  if (!tokenizer) {
+    return bad_input(
+        fmt::format("--tokenizer: expected char, byte, bpe or a file that has one: {}", tokenizer.error().message));
+  }
+  if (vocab_given) return bad_input(fmt::format("--vocab: {} has a vocabulary of its own; expected only with bpe", word));
+  options.ready_tokenizer = std::move(*tokenizer);
+  options.ready_tokenizer_name = word;
+  return {};
 }
 
 Result<int> prepare(PrepareOptions options, bool force) {
@@ -109,14 +129,16 @@ void add_prepare(CLI::App& data, Command& command) {
       data.add_subcommand("prepare", "Turn text into a corpus: tokens, split, tokenizer in one file");
   prepare_command->footer(examples({"quern data prepare kjv --tokenizer bpe --vocab 4096 --out data/kjv.h5",
                                     "quern data prepare input.txt --tokenizer char --split 0.9 --out data/chars.h5",
+                                    "quern data prepare input.txt --tokenizer model.gguf --out data/input.h5",
                                     "quern data prepare stories.jsonl --field text --out data/stories.h5"}));
   prepare_command
       ->add_option("SOURCE", options.source, "kjv (of Debian's bible-kjv), a text file, a folder of them, or a .jsonl file")
       ->required();
-  prepare_command->add_option("--tokenizer", arguments->tokenizer, "Kind of tokenizer")
-      ->check(CLI::IsMember({"char", "byte", "bpe"}))
+  prepare_command
+      ->add_option("--tokenizer", arguments->tokenizer,
+                   "char, byte or bpe to make one; or a file that has one: a model, tokenizer.json, run or corpus")
       ->capture_default_str();
-  prepare_command->add_option("--vocab", options.vocab, "Tokens in all (bpe)")->capture_default_str();
+  auto* vocab = prepare_command->add_option("--vocab", options.vocab, "Tokens in all (bpe)")->capture_default_str();
   prepare_command->add_option("--split", options.split, "Part that trains; the rest validates")->capture_default_str();
   prepare_command->add_option("--field", options.field, "Key of the text in JSONL lines")->capture_default_str();
   prepare_command->add_option("--out", options.out, "The corpus to write (HDF5)")->required();
@@ -124,11 +146,14 @@ void add_prepare(CLI::App& data, Command& command) {
       ->check(CLI::Range(0, 1024))
       ->capture_default_str();
   prepare_command->add_flag("--force", arguments->force, "Write even where the corpus is there");
-  prepare_command->callback([&command, arguments] {
-    const std::map<std::string, TokenizerKind> kinds = {
-        {"char", TokenizerKind::characters}, {"byte", TokenizerKind::bytes}, {"bpe", TokenizerKind::bpe}};
-    arguments->options.tokenizer = kinds.at(arguments->tokenizer);
-    command.run = [arguments] { return prepare(arguments->options, arguments->force); };
+  prepare_command->callback([&command, arguments, vocab] {
+    const bool vocab_given = vocab->count() > 0;
+    command.run = [arguments, vocab_given]() -> Result<int> {
+      if (auto chosen = choose_tokenizer(arguments->tokenizer, vocab_given, arguments->options); !chosen) {
+        return tl::make_unexpected(chosen.error());
+      }
+      return prepare(arguments->options, arguments->force);
+    };
   });
 }
 

@@ -51,11 +51,17 @@ struct Arguments {
 // What `-n 0` means with --context-shift, where nothing else ends the text.
 constexpr std::int64_t kEndless = std::int64_t{1} << 40;
 
-Result<std::string> prompt_text(const Arguments& arguments) {
-  if (arguments.prompt) return *arguments.prompt;
-  if (!arguments.file.empty()) return read_text(arguments.file);
-  if (isatty(STDIN_FILENO) != 0) return bad_input("run: nothing to continue; give -p TEXT, --file FILE or standard input");
-  return read_text("-");
+/// The prompt where it is at hand; none where standard input has it, which is read when the model is open: a wrong MODEL is
+/// told before anything is typed.
+Result<std::optional<std::string>> given_prompt(const Arguments& arguments) {
+  if (arguments.prompt) return arguments.prompt;
+  if (arguments.file.empty()) {
+    if (isatty(STDIN_FILENO) == 0) return std::nullopt;
+    return bad_input("run: nothing to continue; give -p TEXT, --file FILE or standard input");
+  }
+  auto text = read_text(arguments.file);
+  if (!text) return tl::make_unexpected(text.error());
+  return std::move(*text);
 }
 
 /// The prompt as tokens, with the beginning-of-text token where the vocabulary puts one and the text has none.
@@ -141,14 +147,16 @@ void print_json(const LoadedModel& model, const Arguments& arguments, const std:
 }
 
 Result<int> run(const Arguments& arguments) {
-  const auto prompt = prompt_text(arguments);
-  if (!prompt) return tl::make_unexpected(prompt.error());
+  const auto given = given_prompt(arguments);
+  if (!given) return tl::make_unexpected(given.error());
   if (!arguments.trace.empty()) {  // before the work whose trace it would lose
     if (const auto writable = AtomicFile::create(arguments.trace); !writable) return tl::make_unexpected(writable.error());
   }
   auto running = load_model(arguments.model, arguments.context);
   if (!running) return tl::make_unexpected(running.error());
   const LoadedModel& model = *(*running)->model;
+  const auto prompt = *given ? Result<std::string>(**given) : read_text("-");
+  if (!prompt) return tl::make_unexpected(prompt.error());
   auto tokens = prompt_tokens(model.tokenizer(), *prompt, arguments);
   if (!tokens) return tl::make_unexpected(tokens.error());
   const std::vector<std::int32_t> prompt_ids = *tokens;

@@ -4,20 +4,16 @@
 
 #include <charconv>
 #include <cstdio>
-#include <filesystem>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
 
 #include "command.hpp"
-#include "model/checkpoint.hpp"
-#include "model/file_kind.hpp"
-#include "model/gguf_file.hpp"
 #include "model/tokenizer.hpp"
 #include "model/utf8.hpp"
 #include "run_model.hpp"
-#include "train/corpus.hpp"
+#include "tokenizer_of_file.hpp"
 
 namespace quern::tools {
 
@@ -37,48 +33,6 @@ struct Arguments {
 
 // Texts are read whole; a tokenizer's offsets are kept in 32 bits.
 constexpr std::size_t kMaxTextBytes = std::size_t{1} << 30;
-
-Result<Tokenizer> tokenizer_of_checkpoint(const std::string& path) {
-  const auto file = find_checkpoint(path, false);
-  if (!file) return tl::make_unexpected(file.error());
-  const auto info = read_checkpoint_info(*file);
-  if (!info) return tl::make_unexpected(info.error());
-  return Tokenizer::from_json(info->tokenizer_json, *file);
-}
-
-/// The tokenizer that a file or folder carries; files are told apart by their first bytes.
-Result<Tokenizer> load_tokenizer(const std::string& path) {
-  const auto start = read_file_start(path);
-  if (!start) return tl::make_unexpected(start.error());
-  switch (start->kind) {
-    case FileKind::folder: {
-      const auto json = std::filesystem::path(path) / "tokenizer.json";
-      std::error_code code;
-      return std::filesystem::exists(json, code) ? load_tokenizer(json.string()) : tokenizer_of_checkpoint(path);
-    }
-    case FileKind::gguf: {
-      const auto file = GgufFile::open(path);
-      if (!file) return tl::make_unexpected(file.error());
-      return Tokenizer::from_gguf(*file);
-    }
-    case FileKind::corpus: {
-      const auto corpus = Corpus::open(path);
-      if (!corpus) return tl::make_unexpected(corpus.error());
-      return corpus->tokenizer();
-    }
-    case FileKind::json: {
-      const auto text = read_named_file(path, kMaxTextBytes);
-      if (!text) return tl::make_unexpected(text.error());
-      return Tokenizer::from_huggingface_json(*text, path);
-    }
-    case FileKind::checkpoint:
-      return tokenizer_of_checkpoint(path);
-    case FileKind::other:
-      break;
-  }
-  return bad_input(fmt::format(
-      "{}: expected a GGUF model, a tokenizer.json, a checkpoint, a run folder or a corpus, found none of these", path));
-}
 
 /// A token's bytes in quotes, on one line: control characters and bytes that are not UTF-8 as escapes.
 std::string quoted(std::string_view bytes) {
@@ -111,7 +65,7 @@ void print_json(const nlohmann::ordered_json& json) {
 
 Result<int> tokenize(const Arguments& arguments) {
   if (arguments.has_text && !arguments.file.empty()) return bad_input("TEXT and --file: expected one of them");
-  const auto tokenizer = load_tokenizer(arguments.model);
+  const auto tokenizer = tokenizer_of_file(arguments.model);
   if (!tokenizer) return tl::make_unexpected(tokenizer.error());
   const auto text = arguments.has_text ? Result<std::string>(arguments.text)
                                        : read_text(arguments.file.empty() ? "-" : arguments.file, kMaxTextBytes);
@@ -163,7 +117,7 @@ Result<void> parse_ids(std::string_view text, std::string_view where, const Toke
 
 Result<int> detokenize(const Arguments& arguments) {
   if (!arguments.ids.empty() && !arguments.file.empty()) return bad_input("IDS and --file: expected one of them");
-  const auto tokenizer = load_tokenizer(arguments.model);
+  const auto tokenizer = tokenizer_of_file(arguments.model);
   if (!tokenizer) return tl::make_unexpected(tokenizer.error());
   std::vector<std::int32_t> tokens;
   if (arguments.ids.empty()) {

@@ -4,6 +4,7 @@
 #include <nlohmann/json.hpp>
 #include <string>
 
+#include "support/small_vocabulary.hpp"
 #include "tools/run_quern.hpp"
 
 namespace quern {
@@ -107,6 +108,31 @@ TEST(CliData, BadInputExitsWithTwo) {
   expect("data info " + folder.file("t.txt"), "t.txt");
   expect("data info " + folder.file(""), "a folder, expected a corpus file");
   expect("data tokenizer " + folder.file("t.txt") + " --out " + out, "t.txt");
+}
+
+TEST(CliData, TakesTheTokenizerOfAFile) {
+  const TestFolder folder("quern_cli_data_ready");
+  const std::string source = folder.write("cats.txt", "the cat </s> sat on the mat\n" + some_text());
+  const std::string json = folder.write("tokenizer.json", small_sentencepiece_json()), out = folder.file("cats.h5");
+  const std::string prepare = "data prepare " + source + " --out " + out + " --tokenizer ";
+  const ProgramResult made = run_quern(prepare + json);
+  ASSERT_EQ(made.code, 0) << made.err;
+  EXPECT_TRUE(contains(made.out, "sentencepiece")) << made.out;
+  EXPECT_TRUE(contains(run_quern(prepare + json).out, "is up to date"));
+  // A corpus hands its tokenizer on, and what was prepared with it is the same.
+  EXPECT_TRUE(contains(run_quern(prepare + out).out, "is up to date"));
+  const ProgramResult other = run_quern(prepare + "byte");
+  EXPECT_EQ(other.code, 2);
+  EXPECT_TRUE(contains(other.err, "its tokenizer is sentencepiece, asked for bytes")) << other.err;
+
+  for (const auto& [word, part] :
+       {std::pair{std::string("bep"), "expected char, byte, bpe or a file that has one: bep: no such file"},
+        {source, "cats.txt: expected a GGUF model"},
+        {json + " --vocab 300", "--vocab: "}}) {
+    const ProgramResult wrong = run_quern(prepare + word);
+    EXPECT_EQ(wrong.code, 2) << wrong.out;
+    EXPECT_TRUE(contains(wrong.err, part)) << wrong.err;
+  }
 }
 
 TEST(CliData, WritesTheTokenizerForHuggingFace) {

@@ -161,6 +161,14 @@ TEST_F(CliRun, MistakesGetASentence) {
   EXPECT_EQ(trace.out, "") << "refused before the work";
 }
 
+TEST_F(CliRun, AWrongModelIsToldBeforeStandardInputIsRead) {
+  const std::string pipe = folder().file("pipe");  // held open by the shell: reading from it would wait
+  const ProgramResult result =
+      run_shell("mkfifo " + pipe + "; exec 3<>" + pipe + "; timeout 20 " QUERN_BINARY " run nowhere.gguf <" + pipe);
+  EXPECT_EQ(result.code, 2);
+  EXPECT_EQ(result.err, "quern: nowhere.gguf: no such file or folder\n");
+}
+
 TEST_F(CliRun, FullStandardOutputIsAFailure) {
   if (!std::filesystem::exists("/dev/full")) GTEST_SKIP() << "this system has no /dev/full";
   const ProgramResult result = run_shell(QUERN_BINARY " run " + model() + " -p x -n 3 > /dev/full");

@@ -2,7 +2,9 @@
 #include <gtest/gtest.h>
 
 #include <nlohmann/json.hpp>
+#include <sstream>
 #include <string>
+#include <vector>
 
 #include "tools/run_quern.hpp"
 
@@ -69,6 +71,50 @@ TEST_F(CliTrain, TrainsLogsSamplesAndDoesNotOverwrite) {
       run_quern("sample " + folder_.file("run/checkpoints/last.h5") + " -p 'the cat' -n 40 --temperature 0");
   EXPECT_EQ(plain.code, 0) << plain.err;
   EXPECT_EQ(plain.out.rfind("the cat", 0), 0U) << plain.out;
+}
+
+TEST_F(CliTrain, StartsFromAnotherRun) {
+  ASSERT_EQ(run_quern("train " + yaml_ + " train.steps=10").code, 0);
+  // A corpus of other text with the run's tokenizer; the model is not described again.
+  const std::string letters = folder_.write("letters.txt", read_text_file(folder_.file("cats.txt")).substr(2000));
+  const ProgramResult data =
+      run_quern("data prepare " + letters + " --tokenizer " + folder_.file("run") + " --out " + folder_.file("letters.h5"));
+  ASSERT_EQ(data.code, 0) << data.err;
+  const std::string yaml =
+      folder_.write("tune.yaml", "run: {dir: " + folder_.file("tuned") + "}\ndata: {corpus: " + folder_.file("letters.h5") +
+                                     "}\ntrain: {from: " + folder_.file("run") + ", steps: 6, batch: 4, eval_every: 3}\n");
+  const ProgramResult dry = run_quern("train " + yaml + " --dry-run");
+  ASSERT_EQ(dry.code, 0) << dry.err;
+  for (const std::string& part :
+       {"from: \"" + folder_.file("run") + "\"", std::string("width: 32"), std::string("heads: 2"),
+        "weights of            " + folder_.file("run/checkpoints/best.h5 (step 10, its val_loss ")}) {
+    EXPECT_TRUE(contains(dry.out, part)) << part << "\n" << dry.out;
+  }
+  EXPECT_FALSE(std::filesystem::exists(folder_.file("tuned")));
+
+  // On the run's own corpus the first validation is the checkpoint's, to the bit.
+  const auto metrics = [&](const std::string& run) {
+    std::vector<nlohmann::json> lines;
+    std::istringstream text(read_text_file(folder_.file(run + "/metrics.jsonl")));
+    for (std::string line; std::getline(text, line);) lines.push_back(nlohmann::json::parse(line, nullptr, false));
+    return lines;
+  };
+  const std::string same = " data.corpus=" + folder_.file("cats.h5") + " run.dir=" + folder_.file("same");
+  const ProgramResult tuned = run_quern("train " + yaml + same + " system.threads=2");
+  ASSERT_EQ(tuned.code, 0) << tuned.err;
+  EXPECT_TRUE(contains(tuned.out, "step      0  val_loss ")) << tuned.out;
+  EXPECT_EQ(metrics("same").front()["step"], 0);
+  EXPECT_EQ(metrics("same").front()["val_loss"], metrics("run").back()["val_loss"]);
+
+  ASSERT_EQ(run_quern("train " + yaml + " train.steps=3 optimizer.warmup_steps=0").code, 0);
+  ASSERT_EQ(std::filesystem::remove_all(folder_.file("run")) > 0, true);
+  const ProgramResult resumed = run_quern("train " + yaml + " optimizer.warmup_steps=0 --resume");
+  EXPECT_EQ(resumed.code, 0) << resumed.err;
+  EXPECT_EQ(metrics("tuned").back()["step"], 6);
+  const ProgramResult gone = run_quern("train " + yaml + " --force");
+  EXPECT_EQ(gone.code, 2);
+  EXPECT_TRUE(contains(gone.err, "key `train.from`")) << gone.err;
+  EXPECT_EQ(metrics("tuned").back()["step"], 6) << "what was there stays";
 }
 
 TEST_F(CliTrain, SignalsFinishTheStepSaveAndResume) {
