@@ -1,9 +1,11 @@
 #include "model/pretokenizer_names.hpp"
 
 #include <algorithm>
+#include <charconv>
 #include <string>
 
 #include "model/regex_dialect.hpp"
+#include "model/utf8.hpp"
 
 namespace quern {
 namespace {
@@ -91,7 +93,51 @@ const std::vector<Family>& families() {
   return list;
 }
 
+// The pattern with characters instead of their code points (outside ASCII) and of \r and \n: published files have both.
+std::string canonical(std::string_view pattern) {
+  std::string out;
+  while (!pattern.empty()) {
+    const std::size_t end = pattern.find('}');
+    if (pattern.starts_with(R"(\x{)") && end != std::string_view::npos) {
+      std::int32_t code_point = 0;
+      const auto [stop, wrong] = std::from_chars(pattern.data() + 3, pattern.data() + end, code_point, 16);
+      if (wrong == std::errc() && stop == pattern.data() + end && code_point >= 0x80 && code_point <= 0x10FFFF) {
+        append_utf8(out, code_point);
+        pattern.remove_prefix(end + 1);
+        continue;
+      }
+    }
+    // An escaped character stays with its backslash.
+    const std::size_t taken = pattern[0] == '\\' && pattern.size() > 1 ? 2 : 1;
+    const std::string_view part = pattern.substr(0, taken);
+    out += part == R"(\n)" ? "\n" : part == R"(\r)" ? "\r" : part;
+    pattern.remove_prefix(taken);
+  }
+  return out;
+}
+
+// Whether a rule does what an isolating rule with the pattern does. `total`: matches of the pattern cover any text, so what
+// happens between them does not matter.
+bool same_cuts(const SplitRule& rule, std::string_view pattern, bool total) {
+  if (rule.over_bytes) return false;
+  const bool isolates = rule.behavior == SplitBehavior::isolated;
+  const bool takes_matches = rule.behavior == SplitBehavior::removed && rule.invert && total;
+  // None of the named expressions has line anchors in the middle of a piece, or matches nothing.
+  return (isolates || takes_matches) && canonical(rule.pattern) == canonical(*to_pcre2(pattern));
+}
+
 }  // namespace
+
+std::vector<std::string_view> find_pretokenizer_names(const std::vector<SplitRule>& rules) {
+  std::vector<std::string_view> names;
+  for (const Family& family : families()) {
+    if (family.patterns.size() != rules.size()) continue;
+    bool same = true;
+    for (std::size_t i = 0; i < rules.size(); ++i) same = same && same_cuts(rules[i], family.patterns[i], rules.size() == 1);
+    if (same) names.push_back(family.names[0]);
+  }
+  return names;
+}
 
 std::optional<NamedPretokenizer> named_pretokenizer(std::string_view name) {
   for (const Family& family : families()) {

@@ -9,6 +9,9 @@
 
 namespace quern {
 
+/// What cuts the text of `gemma4` vocabularies: each line is a piece, and each run of line breaks.
+inline constexpr std::string_view kGemma4Pattern = R"([^\n]+|[\n]+)";
+
 /// What a name stands for.
 struct NamedPretokenizer {
   std::vector<SplitRule> rules;
@@ -18,5 +21,10 @@ struct NamedPretokenizer {
 
 /// The name's expressions, as the models' authors published them; nothing for names that are not known.
 [[nodiscard]] std::optional<NamedPretokenizer> named_pretokenizer(std::string_view name);
+
+/// The names whose expressions cut every text as these rules do, the most usual one of each kind (they differ in
+/// ignore_merges and add_bos). What is compared is how the expressions are written, not what they match: rules that are said
+/// in another way have no name.
+[[nodiscard]] std::vector<std::string_view> find_pretokenizer_names(const std::vector<SplitRule>& rules);
 
 }  // namespace quern

@@ -182,8 +182,7 @@ Result<void> check(const VocabularyDescription& description) {
 
 }  // namespace
 
-std::vector<std::int32_t> find_ends_of_generation(const std::vector<std::string>& texts, const std::vector<TokenKind>& kinds,
-                                                  const SpecialTokens& roles) {
+bool names_end_of_generation(std::string_view text) {
   static const std::unordered_set<std::string_view> names = {"<|eot_id|>"sv,
                                                              "<|im_end|>"sv,
                                                              "<|end|>"sv,
@@ -207,11 +206,23 @@ std::vector<std::int32_t> find_ends_of_generation(const std::vector<std::string>
                                                              "[e~["sv,
                                                              "<|flush|>"sv,
                                                              "<|calls|>"sv};
+  return names.contains(text);
+}
+
+void reserve_ends_of_generation(VocabularyDescription& description) {
+  for (std::size_t id = 0; id < description.texts.size(); ++id) {
+    TokenKind& kind = description.kinds[id];
+    if (kind == TokenKind::user_defined && names_end_of_generation(description.texts[id])) kind = TokenKind::control;
+  }
+}
+
+std::vector<std::int32_t> find_ends_of_generation(const std::vector<std::string>& texts, const std::vector<TokenKind>& kinds,
+                                                  const SpecialTokens& roles) {
   std::vector<std::int32_t> ends;
   std::int32_t end_of_message = -1;  // <|end|>
   bool returns = false, calls = false;
   for (std::size_t id = 0; id < texts.size(); ++id) {
-    if (!names.contains(texts[id])) continue;
+    if (!names_end_of_generation(texts[id])) continue;
     // Vocabularies without types write these as ordinary tokens; nothing else is spelled so.
     if (kinds[id] == TokenKind::byte || kinds[id] == TokenKind::unused) continue;
     if (texts[id] == "<|end|>") end_of_message = static_cast<std::int32_t>(id);

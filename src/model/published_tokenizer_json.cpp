@@ -38,6 +38,15 @@ constexpr std::pair<const char*, bool VocabularyDescription::*> kFlags[] = {
     {"strips_prefix", &VocabularyDescription::strips_prefix},
     {"strips_after_special", &VocabularyDescription::strips_after_special}};
 
+// The flags that say what is done with a text beside its tokens.
+constexpr const char* kHandlingFlags[] = {"fuse_unknown", "marks_spaces", "strips_prefix", "strips_after_special"};
+bool VocabularyDescription::*flag_named(std::string_view name) {
+  for (const auto& [key, member] : kFlags) {
+    if (key == name) return member;
+  }
+  return nullptr;
+}
+
 // Text as a string; bytes that are not UTF-8, which JSON cannot hold, spelled in GPT-2's alphabet.
 OrderedJson from_text(const std::string& text) {
   if (find_invalid_utf8(text) == std::string_view::npos) return text;
@@ -164,7 +173,30 @@ std::vector<SpecialText> to_specials(Members& members, const char* key, std::str
 
 }  // namespace
 
-std::string published_to_json(const TokenizerData& data) {
+std::string text_handling_to_json(const VocabularyDescription& description) {
+  OrderedJson json;
+  for (const char* const key : kHandlingFlags) json[key] = description.*flag_named(key);
+  json["normalizer"] = from_steps(description.normalizer);
+  json["word_spelling"] = from_steps(description.word_spelling);
+  json["special"] = from_specials(description.special);
+  json["normalized"] = from_specials(description.normalized);
+  return json.dump();
+}
+
+Result<void> text_handling_from_json(std::string_view text, VocabularyDescription& description) {
+  const Json json = Json::parse(text, nullptr, false);
+  std::string wrong;
+  Members members(json, wrong);
+  for (const char* const key : kHandlingFlags) members.flag(key, description.*flag_named(key));
+  description.normalizer = to_steps(members, "normalizer", wrong);
+  description.word_spelling = to_steps(members, "word_spelling", wrong);
+  description.special = to_specials(members, "special", wrong);
+  description.normalized = to_specials(members, "normalized", wrong);
+  if (!wrong.empty()) return bad_input(fmt::format("`{}` is missing, or not what it must be", wrong));
+  return {};
+}
+
+std::string published_to_json(const TokenizerData& data, bool with_name) {
   const VocabularyDescription description = describe_published(data);
   OrderedJson json;
   json["format"] = "quern-tokenizer";
@@ -188,7 +220,8 @@ std::string published_to_json(const TokenizerData& data) {
                      {"over_bytes", rule.over_bytes}});
   }
   json["split_rules"] = std::move(rules);
-  if (!description.pretokenizer_name.empty()) json["pretokenizer_name"] = from_text(description.pretokenizer_name);
+  if (with_name && !description.pretokenizer_name.empty())
+    json["pretokenizer_name"] = from_text(description.pretokenizer_name);
   json["normalizer"] = from_steps(description.normalizer);
   json["word_spelling"] = from_steps(description.word_spelling);
   json["special"] = from_specials(description.special);

@@ -39,7 +39,7 @@ class Reader {
       return tl::make_unexpected(wrong("model", fmt::format("expected llama, gpt2 or gemma4, found \"{}\"", *model)));
     }
     if (auto done = read_roles(); !done) return tl::make_unexpected(done.error());
-    name_special_texts();
+    if (auto done = read_text_handling(); !done) return tl::make_unexpected(done.error());
     return std::move(description_);
   }
 
@@ -121,7 +121,7 @@ class Reader {
   // Merges over characters, each line of text alone.
   Result<void> read_gemma4() {
     description_.byte_fallback = true;
-    description_.split_rules = {{.pattern = R"([^\n]+|[\n]+)"}};
+    description_.split_rules = {{.pattern = std::string(kGemma4Pattern)}};
     return read_merges(description_.merges);
   }
 
@@ -163,6 +163,7 @@ class Reader {
       if (!value) return tl::make_unexpected(value.error());
       *flag = *value;
     }
+    internal::reserve_ends_of_generation(description_);
     if (!roles.eot) roles.eot = named_end_of_turn();
     if (description_.kind == TokenizerKind::byte_level_bpe) roles.add_space_prefix = false;  // they put nothing in front
     if (!typed_) {
@@ -185,13 +186,21 @@ class Reader {
     return std::nullopt;
   }
 
-  void name_special_texts() {
+  Result<void> read_text_handling() {
+    const auto own = file_.string_or(internal::kTextHandlingKey, "");
+    if (!own) return tl::make_unexpected(own.error());
+    if (!own->empty()) {
+      auto done = internal::text_handling_from_json(*own, description_);
+      if (done) return {};
+      return bad_input(fmt::format("{}: key `{}`: {}", file_.name(), internal::kTextHandlingKey, done.error().message));
+    }
     // Phi-3's tokens take the white space after them, which the file does not say; its name does.
     std::string name(file_.string_or("general.name", "").value_or(""));
     std::transform(name.begin(), name.end(), name.begin(),
                    [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
     internal::add_gguf_text_handling(description_,
                                      name.find("phi-3") != std::string::npos || name.find("phi3") != std::string::npos);
+    return {};
   }
 
   const GgufFile& file_;

@@ -385,6 +385,11 @@ class Reader {
     if (byte_level_) description_.strips_prefix = description_.strips_after_special = false;
     SpecialTokens& roles = description_.roles;
     const auto name = [this](std::optional<std::int32_t>& role, std::initializer_list<std::string_view> names) {
+      // Control tokens first: Gemma has <eos> as one, and </s> as a tag of HTML.
+      for (const std::string_view text : names) {
+        const auto id = token_named(text);
+        if (!role && id && description_.kinds[static_cast<std::size_t>(*id)] == TokenKind::control) role = id;
+      }
       for (const std::string_view text : names) {
         if (!role) role = token_named(text);
       }
@@ -402,6 +407,7 @@ class Reader {
     name(roles.fim_prefix, {"<|fim_prefix|>", "<fim_prefix>"});
     name(roles.fim_suffix, {"<|fim_suffix|>", "<fim_suffix>"});
     name(roles.fim_middle, {"<|fim_middle|>", "<fim_middle>"});
+    internal::reserve_ends_of_generation(description_);
   }
 
   const Json& json_;
@@ -414,13 +420,17 @@ class Reader {
 
 }  // namespace
 
+Result<VocabularyDescription> internal::describe_huggingface(std::string_view text) {
+  const Json json = Json::parse(text, nullptr, false);
+  if (json.is_discarded()) return bad_input("expected JSON, found a syntax error");
+  return Reader(json).read();
+}
+
 Result<Tokenizer> Tokenizer::from_huggingface_json(std::string_view text, std::string_view where) {
   const auto wrong = [where](const Error& error) {
     return tl::make_unexpected(Error{error.code, fmt::format("{}: tokenizer: {}", where, error.message)});
   };
-  const Json json = Json::parse(text, nullptr, false);
-  if (json.is_discarded()) return wrong({ErrorCode::bad_input, "expected JSON, found a syntax error"});
-  auto description = Reader(json).read();
+  auto description = internal::describe_huggingface(text);
   if (!description) return wrong(description.error());
   auto data = internal::build_published(std::move(*description));
   if (!data) return wrong(data.error());

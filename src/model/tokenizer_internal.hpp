@@ -85,9 +85,15 @@ struct TokenizerAccess {
 /// The token with this name (special ones) or these bytes, -1: none.
 [[nodiscard]] std::int32_t find_published(const TokenizerData& data, std::string_view text);
 
+/// The key of GGUF files in which we keep text_handling_to_json() where it is not what add_gguf_text_handling() gives.
+inline constexpr std::string_view kTextHandlingKey = "quern.tokenizer";
+
 /// Sets what a GGUF vocabulary does with a text beside its tokens, which follows from the rest: how spaces are spelled and
 /// which texts are special. `phi3`: special tokens take the white space after them.
 void add_gguf_text_handling(VocabularyDescription& description, bool phi3);
+
+/// What a tokenizer.json says. Errors name the key, not the file.
+[[nodiscard]] Result<VocabularyDescription> describe_huggingface(std::string_view json);
 
 /// llama2.c's tokenizer.bin from memory; `where` names it in errors. See load_llama2c_tokenizer.
 [[nodiscard]] Result<Tokenizer> parse_llama2c_tokenizer(std::string_view bytes, std::int64_t vocab, std::string_view where);
@@ -98,9 +104,15 @@ void add_gguf_text_handling(VocabularyDescription& description, bool phi3);
 /// A published vocabulary's description, merges included: build_published makes the same vocabulary of it.
 [[nodiscard]] VocabularyDescription describe_published(const TokenizerData& data);
 
-/// The same as JSON (an object; the keys are the description's), and back. Errors do not name the file.
-[[nodiscard]] std::string published_to_json(const TokenizerData& data);
+/// The same as JSON (an object; the keys are the description's), and back. Errors do not name the file. `with_name`: with
+/// the pre-tokenizer's name, of which one set of expressions may have several.
+[[nodiscard]] std::string published_to_json(const TokenizerData& data, bool with_name = true);
 [[nodiscard]] Result<VocabularyDescription> published_from_json(std::string_view json);
+
+/// What a description says of texts beside its tokens (normalizer, spelling, special texts, what decoding takes away) as
+/// JSON, and back into another description.
+[[nodiscard]] std::string text_handling_to_json(const VocabularyDescription& description);
+[[nodiscard]] Result<void> text_handling_from_json(std::string_view json, VocabularyDescription& description);
 
 /// Appends the tokens of a text; `tokens` may have grown on an error.
 [[nodiscard]] Result<void> encode_published(const TokenizerData& data, std::string_view text, EncodeOptions options,
@@ -109,6 +121,12 @@ void add_gguf_text_handling(VocabularyDescription& description, bool phi3);
 /// Appends what decoding writes for one token; `text_start` says whether the next ordinary token begins the text. False for
 /// ids outside the vocabulary.
 bool decode_token(const TokenizerData& data, std::int32_t id, DecodeOptions options, bool& text_start, std::string& text);
+
+/// Whether a token of this name ends an answer in every vocabulary that has it ("</s>", "<|im_end|>", ...).
+[[nodiscard]] bool names_end_of_generation(std::string_view text);
+
+/// Makes such tokens control where a file calls them user-defined, as some files do: what people type must not become them.
+void reserve_ends_of_generation(VocabularyDescription& description);
 
 /// Tokens after which generation ends: those with the roles eos, eot and eom, and those whose text says so.
 [[nodiscard]] std::vector<std::int32_t> find_ends_of_generation(const std::vector<std::string>& texts,

@@ -1,9 +1,13 @@
 // Tokenizers as GGUF metadata: the keys tokenizer.ggml.*.
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <unordered_set>
 
 #include "model/byte_alphabet.hpp"
+#include "model/pretokenizer_names.hpp"
+#include "model/regex_dialect.hpp"
+#include "model/sentencepiece_ranks.hpp"
 #include "model/tokenizer_files.hpp"
 #include "model/tokenizer_internal.hpp"
 
@@ -12,6 +16,7 @@ namespace {
 
 using internal::TokenizerAccess;
 using internal::TokenizerData;
+using internal::VocabularyDescription;
 
 /// A vocabulary in GGUF's words.
 struct GgufVocabulary {
@@ -61,6 +66,194 @@ GgufVocabulary describe_own(const Tokenizer& tokenizer) {
   vocabulary.roles.bos = vocabulary.roles.eos = tokenizer.end_of_text();
   return vocabulary;
 }
+
+// ---- Published vocabularies
+
+// Whether every normal token is what the merges make of its text, so that taking whole words first changes nothing.
+Result<bool> merges_make_every_token(const TokenizerData& data) {
+  VocabularyDescription description = internal::describe_published(data);
+  description.ignore_merges = false;
+  description.split_rules.clear();
+  description.special.clear();
+  description.normalized.clear();
+  description.normalizer.clear();
+  description.word_spelling.clear();
+  const auto made = internal::build_published(std::move(description));
+  if (!made) return tl::make_unexpected(made.error());
+  const Tokenizer plain = TokenizerAccess::make(*made);
+  std::vector<std::int32_t> ids;
+  for (std::int32_t id = 0; id < plain.vocab_size(); ++id) {
+    if (plain.token_kind(id) != TokenKind::normal) continue;
+    const bool byte_level = data.kind == TokenizerKind::byte_level_bpe;
+    const std::string text = byte_level ? std::string(plain.token_bytes(id)) : plain.token_text(id);
+    ids.clear();
+    if (!plain.encode_append(text, ids) || ids.size() != 1) return false;
+  }
+  return true;
+}
+
+// GGUF's name of what cuts the words.
+Result<std::string> name_pretokenizer(const TokenizerData& data) {
+  const VocabularyDescription& description = data.published->source;
+  if (!description.pretokenizer_name.empty()) return description.pretokenizer_name;
+  const auto names = find_pretokenizer_names(description.split_rules);
+  if (names.empty()) {
+    std::string rules;
+    for (const SplitRule& rule : description.split_rules) {
+      rules += (rules.empty() ? "" : ", then ") + rule.pattern.substr(0, 200);
+    }
+    rules = replace_all(replace_all(rules, "\r", "\\r"), "\n", "\\n");
+    return bad_input(fmt::format("GGUF has no name for this pre-tokenizer: {}", rules.empty() ? "none" : rules));
+  }
+  for (const std::string_view name : names) {
+    if (named_pretokenizer(name)->ignore_merges == description.ignore_merges) return std::string(name);
+  }
+  const auto same = merges_make_every_token(data);
+  if (!same) return tl::make_unexpected(same.error());
+  if (*same) return std::string(names[0]);
+  return bad_input(fmt::format("GGUF's pre-tokenizer {} {} whole words that are tokens before it merges; this one does {}",
+                               std::string(names[0]), description.ignore_merges ? "does not take" : "takes",
+                               description.ignore_merges ? "so" : "not"));
+}
+
+Result<void> describe_byte_level(const TokenizerData& data, GgufVocabulary& vocabulary) {
+  const VocabularyDescription description = internal::describe_published(data);
+  if (!description.word_spelling.empty()) return bad_input("GGUF's byte-level vocabularies put no space in front of a text");
+  for (const NormalizerStep& step : description.normalizer) {
+    if (step.kind != NormalizerStep::Kind::nfc) {
+      return bad_input(fmt::format("GGUF has no place for the normalizer that writes \"{}\"", step.to));
+    }
+  }
+  auto name = name_pretokenizer(data);
+  if (!name) return tl::make_unexpected(name.error());
+  vocabulary.model = "gpt2";
+  vocabulary.pre = std::move(*name);
+  for (const auto& [left, right] : description.merges) vocabulary.merges.push_back(left + ' ' + right);
+  return {};
+}
+
+// Whether the steps spell spaces as U+2581 (and put one in front), which is what GGUF's SentencePiece vocabularies do.
+bool spells_spaces(const std::vector<NormalizerStep>& normalizer, const std::vector<NormalizerStep>& word_spelling) {
+  bool spelled = false;
+  for (const std::vector<NormalizerStep>* list : {&normalizer, &word_spelling}) {
+    for (const NormalizerStep& step : *list) {
+      if (step.kind == NormalizerStep::Kind::nfc) return false;
+      const bool space = step.to == kSpaceMark || (step.to == " " && !spelled);
+      if (!space || (step.kind == NormalizerStep::Kind::replace && step.from != " ")) return false;
+      spelled = spelled || step.kind == NormalizerStep::Kind::replace;
+    }
+  }
+  return spelled;
+}
+
+// The rules that matter: a rule about plain spaces finds none once they are spelled as U+2581, and one that cuts before
+// U+2581 cuts nothing where tokens have it at their start only.
+std::vector<SplitRule> rules_that_cut(const VocabularyDescription& description) {
+  std::vector<SplitRule> rules;
+  const bool inside = std::any_of(description.texts.begin(), description.texts.end(), [](const std::string& text) {
+    return text.find(kSpaceMark, 1) != std::string::npos || text.find(' ', 1) != std::string::npos;
+  });
+  for (const SplitRule& rule : description.split_rules) {
+    if (rule.pattern == literal_pattern(" ")) continue;
+    const bool before_mark =
+        rule.pattern == literal_pattern(kSpaceMark) && !rule.invert && rule.behavior == SplitBehavior::merged_with_next;
+    if (!before_mark || inside) rules.push_back(rule);
+  }
+  return rules;
+}
+
+// gemma4's rule cuts between line breaks and what is none, which is nothing where no token has both.
+bool cuts_lines_as_gemma4(const VocabularyDescription& description, const std::vector<SplitRule>& rules) {
+  if (rules.size() == 1) return rules[0].pattern == kGemma4Pattern;
+  return rules.empty() && std::none_of(description.texts.begin(), description.texts.end(), [](const std::string& text) {
+           const auto breaks = std::count(text.begin(), text.end(), '\n');
+           return breaks > 0 && static_cast<std::size_t>(breaks) < text.size();
+         });
+}
+
+Result<void> describe_sentencepiece(const TokenizerData& data, GgufVocabulary& vocabulary) {
+  VocabularyDescription description = internal::describe_published(data);
+  const std::vector<SplitRule> rules = rules_that_cut(description);
+  const bool plain = description.normalizer.empty() && description.word_spelling.empty() && description.split_rules.empty();
+  if (plain && description.merges.empty() && description.scores.empty() && !description.roles.unknown &&
+      !description.byte_fallback) {
+    // Characters alone: what our own vocabulary of characters becomes.
+    vocabulary.model = "gpt2";
+    vocabulary.pre = "gpt-2";
+    std::vector<std::string> characters;
+    for (std::size_t id = 0; id < vocabulary.texts.size(); ++id) {
+      if (vocabulary.kinds[id] != TokenKind::normal) continue;
+      characters.push_back(data.tokens[id]);
+      vocabulary.texts[id] = spell_bytes(data.tokens[id]);
+    }
+    vocabulary.merges = character_merges(characters);
+    return {};
+  }
+  if (!spells_spaces(description.normalizer, description.word_spelling)) {
+    return bad_input(
+        "GGUF's SentencePiece vocabularies spell spaces as U+2581 and do nothing else to a text; this one does");
+  }
+  const auto& kinds = data.published->kinds;
+  const auto bytes = std::count(kinds.begin(), kinds.end(), TokenKind::byte);
+  if (bytes < 256 && (description.fuse_unknown || bytes > 0)) {
+    return bad_input(fmt::format("GGUF spells unknown characters with 256 tokens for bytes; this vocabulary has {}", bytes));
+  }
+  if (description.ignore_merges) {
+    const auto same = merges_make_every_token(data);
+    if (!same) return tl::make_unexpected(same.error());
+    if (!*same)
+      return bad_input("GGUF's SentencePiece vocabularies do not take whole words that are tokens before they merge");
+  }
+  if (rules.empty()) {
+    vocabulary.model = "llama";
+    vocabulary.scores = std::move(description.scores);
+    if (!vocabulary.scores.empty()) return {};
+  }
+  Result<std::vector<float>> scores = bad_input("the pre-tokenizer cuts words");
+  if (rules.empty()) scores = internal::scores_of_merges(description);
+  if (scores) {
+    vocabulary.scores = std::move(*scores);
+    return {};
+  }
+  if (!description.scores.empty() || !cuts_lines_as_gemma4(description, rules) || description.roles.add_space_prefix) {
+    return bad_input(
+        fmt::format("GGUF's SentencePiece vocabularies cannot say how this one merges: {}", scores.error().message));
+  }
+  vocabulary.model = "gemma4";
+  for (const auto& [left, right] : description.merges) vocabulary.merges.push_back(left + ' ' + right);
+  return {};
+}
+
+Result<GgufVocabulary> describe_published_vocabulary(const TokenizerData& data) {
+  GgufVocabulary vocabulary;
+  vocabulary.texts = data.published->source.texts;
+  vocabulary.kinds = data.published->kinds;
+  vocabulary.roles = data.roles;
+  auto done = data.kind == TokenizerKind::byte_level_bpe ? describe_byte_level(data, vocabulary)
+                                                         : describe_sentencepiece(data, vocabulary);
+  if (!done) return tl::make_unexpected(done.error());
+  return vocabulary;
+}
+
+// What the vocabulary does with texts where the keys above do not say it: white space around special tokens, Unicode's
+// normalization, when a space goes in front. Other programs do not see it.
+std::optional<std::string> text_handling(const TokenizerData& data, const GgufVocabulary& vocabulary) {
+  VocabularyDescription said;
+  said.kind = vocabulary.model == "gpt2" ? TokenizerKind::byte_level_bpe : TokenizerKind::sentencepiece;
+  said.texts = vocabulary.texts;
+  said.kinds = vocabulary.kinds;
+  said.roles = vocabulary.roles;
+  internal::add_gguf_text_handling(said, false);
+  VocabularyDescription meant = data.published->source;
+  meant.kind = said.kind;
+  const auto by_id = [](const SpecialText& a, const SpecialText& b) { return a.id < b.id; };
+  std::stable_sort(meant.special.begin(), meant.special.end(), by_id);
+  std::string wanted = internal::text_handling_to_json(meant);
+  if (wanted == internal::text_handling_to_json(said)) return std::nullopt;
+  return wanted;
+}
+
+// ---- What all kinds share
 
 // Unused tokens for the rows of the embedding that the tokenizer has no ids for, and for its ids without a text.
 void add_padding(GgufVocabulary& vocabulary, std::size_t rows) {
@@ -115,10 +308,16 @@ Result<void> add_tokenizer(GgufWriter& writer, const Tokenizer& tokenizer, std::
     return bad_input(fmt::format("tokenizer: expected at most as many tokens as the model's vocabulary of {} has, found {}",
                                  vocab, tokenizer.vocab_size()));
   }
-  if (TokenizerAccess::data(tokenizer).published != nullptr) return bad_input("published");
-  GgufVocabulary vocabulary = describe_own(tokenizer);
-  add_padding(vocabulary, static_cast<std::size_t>(vocab));
-  write(writer, vocabulary);
+  const TokenizerData& data = TokenizerAccess::data(tokenizer);
+  auto vocabulary =
+      data.published == nullptr ? Result<GgufVocabulary>(describe_own(tokenizer)) : describe_published_vocabulary(data);
+  if (!vocabulary) {
+    return tl::make_unexpected(Error{vocabulary.error().code, fmt::format("tokenizer: {}", vocabulary.error().message)});
+  }
+  const auto handling = data.published == nullptr ? std::nullopt : text_handling(data, *vocabulary);
+  add_padding(*vocabulary, static_cast<std::size_t>(vocab));
+  write(writer, *vocabulary);
+  if (handling) writer.add_string(internal::kTextHandlingKey, *handling);
   return {};
 }
 
