@@ -22,7 +22,7 @@ struct SymmetricFormat {
   static constexpr int kHalf = kHalfOf;
   static constexpr int kMaxScale = kMaxScaleOf;
   static constexpr bool kFew = kHalf < 8;
-  static constexpr int kTries = kFew ? 8 : 20;
+  static constexpr int kTries = kFew ? 6 : 20;
   static constexpr float kSpread = kFew ? 2.0F : 10.0F;
   static constexpr int kReach = kFew ? 2 : 1;
 };
