@@ -81,7 +81,8 @@ class Obstacles {
     if (c_.attention_scale == 0.0F) return "";
     const double scalar = 1.0 / (static_cast<double>(c_.attention_scale) * static_cast<double>(c_.attention_scale));
     const double whole = f_.query_scalar ? std::round(scalar) : static_cast<double>(c_.head_dim);  // the key is an integer
-    const auto again = whole > 0.0 ? static_cast<float>(1.0 / std::sqrt(whole)) : 0.0F;
+    const bool in_range = whole > 0.0 && whole < 0x1p31;
+    const auto again = in_range ? static_cast<float>(1.0 / std::sqrt(whole)) : 0.0F;
     return again == c_.attention_scale ? "" : fmt::format("attention_scale {}", c_.attention_scale);
   }
 

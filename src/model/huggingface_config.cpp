@@ -18,7 +18,7 @@ namespace {
 using Json = nlohmann::ordered_json;
 using Keys = HuggingFaceKeys;
 
-constexpr std::int64_t kMaxLayers = 512;
+constexpr std::int64_t kMaxLayers = 1024;
 constexpr std::int64_t kMaxSize = std::int64_t{1} << 24;
 constexpr std::int64_t kMaxHeadDim = 8192;
 

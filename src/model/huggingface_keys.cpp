@@ -87,7 +87,12 @@ std::vector<float> HuggingFaceKeys::floats(std::string_view key) {
       fail(fmt::format("{} must hold numbers, found {}", full(key), json_kind(item)));
       return numbers;
     }
-    numbers.push_back(static_cast<float>(item.get<double>()));
+    const auto number = item.get<double>();
+    if (!(std::abs(number) <= static_cast<double>(std::numeric_limits<float>::max()))) {
+      fail(fmt::format("{} holds {}, which is too large", full(key), number));
+      return numbers;
+    }
+    numbers.push_back(static_cast<float>(number));
   }
   return numbers;
 }
