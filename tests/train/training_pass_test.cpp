@@ -95,14 +95,18 @@ TEST(TrainingPass, LossAndGradientsEqualTheReference) {
 }
 
 TEST(TrainingPass, SameBitsAtAnyThreadCount) {
+  const Backend kernels{supported_kernels().front(), false};
+  const Backend eigen{supported_kernels().front(), true};
+  const std::pair<Backend, ComputeType> ways[] = {
+      {kernels, ComputeType::f32}, {kernels, ComputeType::bf16}, {eigen, ComputeType::f32}};
   for (const NamedModel& model : tiny_models()) {
     const HarnessBatch batch(uneven_batch(model.config, 5));
-    for (const ComputeType compute : {ComputeType::f32, ComputeType::bf16}) {
+    for (const auto& [backend, compute] : ways) {
       std::vector<float> first;
       double first_loss = 0.0;
       for (const int threads : {1, 2, 4}) {
-        SCOPED_TRACE(model.name + ", " + std::to_string(threads) + " threads");
-        ModelHarness harness(model.config, {supported_kernels().front(), false}, compute, threads, 80);
+        SCOPED_TRACE(model.name + ", " + std::to_string(threads) + " threads" + (backend.eigen ? ", Eigen" : ""));
+        ModelHarness harness(model.config, backend, compute, threads, 80);
         PassOptions options;
         options.dropout = {.probability = 0.1F, .seed = 3, .step = 9};
         const double loss = harness.forward_backward(batch.view(), options);
@@ -137,8 +141,7 @@ TEST(TrainingPass, DropoutChangesWithTheStepAndScalesTheLossRight) {
 // With dropout on, the gradient must be that of the same masked network: central differences of our own loss. f32 losses of
 // 60 tokens carry about 1e-5 of noise, so the step is large and the tolerance is loose; a mask that differed between forward
 // and backward would be off by 20 % and more.
-TEST(TrainingPass, GradientsUnderDropoutAreThoseOfTheSameMask) {
-  ModelConfig config = tiny_models()[1].config;
+void expect_gradients_of_the_same_mask(const ModelConfig& config) {
   const HarnessBatch batch(uneven_batch(config, 5));
   ModelHarness harness(config, {supported_kernels().front(), false}, ComputeType::f32, 1, 80);
   PassOptions options;
@@ -168,19 +171,36 @@ TEST(TrainingPass, GradientsUnderDropoutAreThoseOfTheSameMask) {
   EXPECT_NEAR(measured, slope, 0.02 * std::abs(slope) + 0.02);
 }
 
+TEST(TrainingPass, GradientsUnderDropoutAreThoseOfTheSameMask) {
+  int checked = 0;
+  for (const NamedModel& model : tiny_models()) {
+    // Models whose halves end in different ways; the step changes no choice of experts.
+    if (model.name != "llama_gqa_qk_norm_tied" && model.name != "gemma2_post_norms" && model.name != "every_expert_used" &&
+        model.name != "gpt_oss") {
+      continue;
+    }
+    SCOPED_TRACE(model.name);
+    expect_gradients_of_the_same_mask(model.config);
+    ++checked;
+  }
+  EXPECT_EQ(checked, 4);
+}
+
 TEST(TrainingPass, AccumulationAddsGradients) {
-  const ModelConfig config = tiny_models()[2].config;
-  const HarnessBatch a(uneven_batch(config, 5));
-  const HarnessBatch b(random_reference_batch(config, 2, 20, 6));
-  ModelHarness harness(config, {supported_kernels().front(), false}, ComputeType::f32, 1, 80);
-  harness.forward_backward(a.view());
-  const std::vector<float> of_a = harness.gradients;
-  harness.forward_backward(b.view());
-  const std::vector<float> of_b = harness.gradients;
-  harness.forward_backward(a.view());
-  harness.forward_backward(b.view(), {.accumulate = true});
-  for (std::size_t i = 0; i < of_a.size(); ++i) {
-    ASSERT_NEAR(harness.gradients[i], of_a[i] + of_b[i], 1e-5 * (1.0 + std::abs(of_a[i]) + std::abs(of_b[i]))) << i;
+  for (const NamedModel& model : tiny_models()) {
+    SCOPED_TRACE(model.name);
+    const HarnessBatch a(uneven_batch(model.config, 5));
+    const HarnessBatch b(random_reference_batch(model.config, 2, 20, 6));
+    ModelHarness harness(model.config, {supported_kernels().front(), false}, ComputeType::f32, 1, 80);
+    harness.forward_backward(a.view());
+    const std::vector<float> of_a = harness.gradients;
+    harness.forward_backward(b.view());
+    const std::vector<float> of_b = harness.gradients;
+    harness.forward_backward(a.view());
+    harness.forward_backward(b.view(), {.accumulate = true});
+    for (std::size_t i = 0; i < of_a.size(); ++i) {
+      ASSERT_NEAR(harness.gradients[i], of_a[i] + of_b[i], 1e-5 * (1.0 + std::abs(of_a[i]) + std::abs(of_b[i]))) << i;
+    }
   }
 }
 
