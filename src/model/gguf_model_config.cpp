@@ -2,65 +2,16 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <cstring>
 #include <string>
 
+#include "model/gguf_architectures.hpp"
 #include "model/gguf_model.hpp"
 
 namespace quern {
 
 namespace {
-
-/// What an architecture fixes; the rest are keys of the file.
-struct ArchitectureRow {
-  std::string_view name;
-  NormKind norm = NormKind::rms_norm;
-  PositionKind position = PositionKind::rope;
-  RopePairing pairing = RopePairing::halves;
-  MlpKind mlp = MlpKind::swiglu;
-  bool qk_norm = false;
-  bool post_norms = false;
-  bool sinks = false;
-  bool scaled_embedding = false;  // by sqrt(width)
-  bool windowed = false;          // whether `attention.sliding_window` is applied
-  std::int64_t window = 0;        // where the key is missing
-  std::int64_t window_period = 1;
-  float base_windowed = 0.0F;  // RoPE base of windowed layers where the key is missing; 0: as the others
-  float attention_cap = 0.0F;  // where the key is missing
-  float final_cap = 0.0F;
-  std::int64_t wide_scale_layers = 0;  // with this many layers q . k is scaled by 1/sqrt(width / heads)
-};
-
-constexpr std::array kArchitectures{
-    ArchitectureRow{.name = "llama", .pairing = RopePairing::adjacent},
-    ArchitectureRow{.name = "qwen2"},
-    ArchitectureRow{.name = "qwen3", .qk_norm = true},
-    ArchitectureRow{.name = "qwen3moe", .qk_norm = true},
-    ArchitectureRow{.name = "gemma2",
-                    .mlp = MlpKind::geglu,
-                    .post_norms = true,
-                    .scaled_embedding = true,
-                    .windowed = true,
-                    .window = 4096,
-                    .window_period = 2,
-                    .attention_cap = 50.0F,
-                    .final_cap = 30.0F,
-                    .wide_scale_layers = 46},
-    ArchitectureRow{.name = "gemma3",
-                    .mlp = MlpKind::geglu,
-                    .qk_norm = true,
-                    .post_norms = true,
-                    .scaled_embedding = true,
-                    .windowed = true,
-                    .window_period = 6,
-                    .base_windowed = 10000.0F,
-                    .wide_scale_layers = 62},
-    ArchitectureRow{.name = "phi3"},  // its sliding window key is not applied, as in llama.cpp
-    ArchitectureRow{.name = "gpt2", .norm = NormKind::layer_norm, .position = PositionKind::learned, .mlp = MlpKind::gelu},
-    ArchitectureRow{.name = "gpt-oss", .mlp = MlpKind::swiglu_clamped, .sinks = true, .windowed = true, .window_period = 2},
-};
 
 /// Reads keys under an architecture's prefix; keeps the first error, so that a config is read straight through.
 class Keys {
@@ -292,7 +243,7 @@ void read_rope(const GgufFile& file, Keys& keys, const ArchitectureRow& row, Mod
 
 std::vector<std::string_view> gguf_architectures() {
   std::vector<std::string_view> names;
-  for (const ArchitectureRow& row : kArchitectures) names.push_back(row.name);
+  for (const ArchitectureRow& row : gguf_architecture_rows()) names.push_back(row.name);
   return names;
 }
 
@@ -304,9 +255,8 @@ Result<ModelConfig> model_config_from_gguf(const GgufFile& file) {
   if (*kind != "model") {
     return bad_input(fmt::format("{}: general.type must be \"model\" to be run, found \"{}\"", file.name(), *kind));
   }
-  const auto row = std::find_if(kArchitectures.begin(), kArchitectures.end(),
-                                [&](const ArchitectureRow& r) { return r.name == *architecture; });
-  if (row == kArchitectures.end()) {
+  const ArchitectureRow* const row = find_gguf_architecture(*architecture);
+  if (row == nullptr) {
     return bad_input(fmt::format("{}: general.architecture must be one of {}, found \"{}\"", file.name(),
                                  fmt::join(gguf_architectures(), ", "), architecture->substr(0, 60)));
   }
