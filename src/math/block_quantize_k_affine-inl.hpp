@@ -18,7 +18,7 @@ namespace kq {
 ///
 /// The tries of a sub-block's step lay its range of values over kMaxCode + kFewer to kMaxCode + kMore codes, and move them
 /// by multiples of kShift from -kShifts to kShifts. More tries and rounds gain little: with twice as many, errors (RMS) of
-/// trained weights fell by 0.1 to 0.5 %. To measure again, see docs/quantize.md.
+/// trained weights fell by 0.1 to 0.5 %. To measure again: block_quantize_bench.
 template <int kElementsOf, int kMaxCodeOf, int kMaxScaleOf>
 struct AffineFormat {
   static constexpr int kElements = kElementsOf;
