@@ -2,6 +2,10 @@
 
 #include <fmt/format.h>
 
+#include <charconv>
+
+#include "model/utf8.hpp"
+
 namespace quern {
 namespace {
 
@@ -63,6 +67,40 @@ Result<std::string> to_pcre2(std::string_view pattern) {
       // A bracket that stands first in the set is itself a member.
       if (at + 1 < pattern.size() && pattern[at + 1] == '^') out += pattern[++at];
       if (at + 1 < pattern.size() && pattern[at + 1] == ']') out += pattern[++at];
+    }
+  }
+  return out;
+}
+
+std::string from_pcre2(std::string_view pattern) {
+  if (pattern == fmt::format(R"((?:\G|(?<![{0}]))[{0}]+$)", kSpaces)) return R"(\s+$)";
+  const std::string any = fmt::format("[{}]", kSpaces), none = fmt::format("[^{}]", kSpaces);
+  std::string out;
+  while (!pattern.empty()) {
+    const std::size_t end = pattern.find('}');
+    if (pattern.starts_with(any)) {
+      out += R"(\s)";
+      pattern.remove_prefix(any.size());
+    } else if (pattern.starts_with(none)) {
+      out += R"(\S)";
+      pattern.remove_prefix(none.size());
+    } else if (pattern.starts_with(kSpaces)) {
+      out += R"(\s)";
+      pattern.remove_prefix(kSpaces.size());
+    } else if (pattern.starts_with(R"(\x{)") && end != std::string_view::npos) {
+      // The character itself, which every dialect reads; in ASCII it could mean something else.
+      std::int32_t code_point = 0;
+      const auto [stop, wrong] = std::from_chars(pattern.data() + 3, pattern.data() + end, code_point, 16);
+      if (wrong == std::errc() && stop == pattern.data() + end && code_point >= 0x80 && code_point <= 0x10FFFF) {
+        append_utf8(out, code_point);
+      } else {
+        out += pattern.substr(0, end + 1);
+      }
+      pattern.remove_prefix(end + 1);
+    } else {
+      const std::size_t taken = pattern[0] == '\\' && pattern.size() > 1 ? 2 : 1;
+      out += pattern.substr(0, taken);
+      pattern.remove_prefix(taken);
     }
   }
   return out;

@@ -14,6 +14,9 @@ namespace quern {
 /// would read as something else.
 [[nodiscard]] Result<std::string> to_pcre2(std::string_view pattern);
 
+/// The other way round, of what to_pcre2 gave: an expression that Oniguruma and Rust's crates read as PCRE2 reads this one.
+[[nodiscard]] std::string from_pcre2(std::string_view pattern);
+
 /// An expression that matches `text` itself.
 [[nodiscard]] std::string literal_pattern(std::string_view text);
 

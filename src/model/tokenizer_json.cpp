@@ -1,12 +1,10 @@
-// Tokenizers as JSON: our own form, and Hugging Face's tokenizer.json.
+// Tokenizers as JSON, in our own form.
 #include <fmt/format.h>
 
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
-#include "model/byte_alphabet.hpp"
 #include "model/tokenizer_internal.hpp"
-#include "model/utf8.hpp"
 
 namespace quern {
 namespace {
@@ -125,56 +123,6 @@ Result<Tokenizer> Tokenizer::from_json(std::string_view text, std::string_view w
     return wrong(fmt::format("key `special_tokens`: expected id {}, found {}", *made->end_of_text(), end_id));
   }
   return made;
-}
-
-std::string Tokenizer::to_huggingface_json() const {
-  if (data_->published != nullptr) return to_json();
-  const bool ascii = kind() != TokenizerKind::characters || data_->code_points.back() < 128;
-  OrderedJson vocab = OrderedJson::object();
-  // ordered_json looks keys up one by one when they are set by name; the list is built directly instead.
-  auto& entries = vocab.get_ref<OrderedJson::object_t&>();
-  const auto spelled = [ascii](const std::string& bytes) { return ascii ? spell_bytes(bytes) : bytes; };
-  for (std::size_t id = 0; id < data_->tokens.size(); ++id) {
-    const bool special = is_special(static_cast<std::int32_t>(id));
-    entries.push_back({special ? data_->tokens[id] : spelled(data_->tokens[id]), OrderedJson(id)});
-  }
-  OrderedJson merges = OrderedJson::array();
-  for (const TokenPair& pair : data_->merge_pairs) {
-    merges.push_back(spelled(data_->tokens[pair.left]) + " " + spelled(data_->tokens[pair.right]));
-  }
-  OrderedJson json;
-  json["version"] = "1.0";
-  json["truncation"] = nullptr;
-  json["padding"] = nullptr;
-  json["added_tokens"] = OrderedJson::array();
-  if (end_of_text()) {
-    json["added_tokens"].push_back({{"id", *end_of_text()},
-                                    {"content", kEndOfText},
-                                    {"single_word", false},
-                                    {"lstrip", false},
-                                    {"rstrip", false},
-                                    {"normalized", false},
-                                    {"special", true}});
-  }
-  json["normalizer"] = nullptr;
-  const OrderedJson byte_level = {{"type", "ByteLevel"},
-                                  {"add_prefix_space", false},
-                                  {"trim_offsets", true},
-                                  {"use_regex", kind() == TokenizerKind::bpe}};
-  json["pre_tokenizer"] = ascii ? byte_level : OrderedJson(nullptr);
-  json["post_processor"] = nullptr;
-  json["decoder"] = ascii ? byte_level : OrderedJson({{"type", "Fuse"}});
-  json["model"] = {{"type", "BPE"},
-                   {"dropout", nullptr},
-                   {"unk_token", nullptr},
-                   {"continuing_subword_prefix", nullptr},
-                   {"end_of_word_suffix", nullptr},
-                   {"fuse_unk", false},
-                   {"byte_fallback", false},
-                   {"ignore_merges", false},
-                   {"vocab", std::move(vocab)},
-                   {"merges", std::move(merges)}};
-  return json.dump();
 }
 
 }  // namespace quern
