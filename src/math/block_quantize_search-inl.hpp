@@ -207,7 +207,8 @@ inline Scale exact_scale(const V* x, V largest, const Unit& unit) {
   Scale found = {splat_i(0), splat(0.0F)};
   const V limit = (smallest * splat(Integers<kLow, kHigh>::kLargest * 1.001F)) / largest;
   V divisor = splat(1.0F);
-  I active = limit >= divisor;
+  // Of a block of zeros the limit is infinite.
+  I active = (limit >= divisor) & (largest > splat(0.0F));
   while (any(active)) {
     const V d = smallest / divisor;
     const Scale scale = f16_scale(d, unit);
