@@ -15,11 +15,12 @@
 namespace quern {
 
 struct MixOptions {
-  std::string mix;                                             ///< "Q4_K_M", "Q8_0", "F16", ... in any case
-  bool pure = false;                                           ///< every quantized tensor gets the mix's default type
-  std::optional<ElementType> output;                           ///< --keep-output: of output.weight (or the tied embedding)
-  std::vector<std::pair<std::string, ElementType>> overrides;  ///< PCRE2 pattern found in the tensor's name; the first wins
-  bool has_importance = false;                                 ///< some mixes differ with an importance matrix
+  std::string mix = {};                    ///< "Q4_K_M", "Q8_0", "F16", ... in any case
+  bool pure = false;                       ///< every quantized tensor gets the mix's default type
+  std::optional<ElementType> output = {};  ///< --keep-output: of output.weight (or the tied embedding)
+  std::vector<std::pair<std::string, ElementType>> overrides =
+      {};                       ///< PCRE2 pattern found in the tensor's name; the first wins
+  bool has_importance = false;  ///< some mixes differ with an importance matrix
 };
 
 /// A tensor's place in the result.

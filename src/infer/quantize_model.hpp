@@ -27,11 +27,11 @@ struct QuantizedTensor {
 
 struct QuantizeOptions {
   const ImportanceMatrix* importance = nullptr;  ///< null: none
-  std::string importance_path;                   ///< for the metadata
-  std::string file_type_name;                    ///< the mix, for general.file_type
+  std::string importance_path = {};              ///< for the metadata
+  std::string file_type_name = {};               ///< the mix, for general.file_type; else that of the type of most bytes
   bool checksums = false;                        ///< a SHA-256 of each tensor in the metadata
   /// After each piece: tensors done, bytes read and bytes in all. An error ends the work; nothing is left then.
-  std::function<Result<void>(std::size_t tensors, std::size_t done, std::size_t all)> progress;
+  std::function<Result<void>(std::size_t tensors, std::size_t done, std::size_t all)> progress = {};
 };
 
 /// Writes `path` from `file` with the chosen types. Memory: a few pieces of at most 64 MiB; mapped pages are given back
