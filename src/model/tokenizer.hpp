@@ -87,8 +87,8 @@ class Tokenizer {
   [[nodiscard]] static Result<Tokenizer> from_json(std::string_view json, std::string_view where);
 
   /// The same tokenizer as Hugging Face's tokenizer.json: a BPE model over GPT-2's printable byte alphabet (bytes, and
-  /// characters that are all ASCII, as BPE without merges); other characters as BPE without merges over themselves. A
-  /// published vocabulary has its own file; this gives to_json() of it.
+  /// characters that are all ASCII, as BPE without merges); other characters as BPE without merges over themselves.
+  /// Published vocabularies that tokenizer.json cannot say give to_json(); huggingface_tokenizer_files() says why.
   [[nodiscard]] std::string to_huggingface_json() const;
 
   /// The tokenizer of a GGUF model: `tokenizer.ggml.model` llama (SentencePiece with scores), gpt2 (byte-level BPE with the

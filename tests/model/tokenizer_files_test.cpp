@@ -3,11 +3,15 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <bit>
+#include <cctype>
 #include <fstream>
 #include <random>
 
 #include "model/bpe_trainer.hpp"
+#include "model/pretokenizer_names.hpp"
+#include "model/regex_dialect.hpp"
 #include "model/tokenizer_internal.hpp"
 #include "support/shared_data.hpp"
 #include "support/tokenizer_files.hpp"
@@ -198,6 +202,140 @@ TEST(Llama2c, GivesTheIdsOfTheGgufOfTheSameModel) {
     std::ifstream stream(*path, std::ios::binary);
     const std::string text{std::istreambuf_iterator<char>(stream), {}};
     EXPECT_EQ(*expected->encode(text), *tokenizer->encode(text)) << name;
+  }
+}
+
+// ---- Published vocabularies
+
+class Published : public testing::TestWithParam<const char*> {
+ protected:
+  static Result<Tokenizer> load() {
+    const auto file = GgufFile::open(*shared_data(std::string("testdata/") + GetParam()));
+    return file ? Tokenizer::from_gguf(*file) : tl::make_unexpected(file.error());
+  }
+};
+
+TEST_P(Published, GiveTheSameIdsAfterEachFormat) {
+  if (!shared_data(std::string("testdata/") + GetParam())) GTEST_SKIP() << "shared data absent: testdata/" << GetParam();
+  const auto tokenizer = load();
+  ASSERT_TRUE(tokenizer) << tokenizer.error().message;
+  const auto gguf = through_gguf(*tokenizer, tokenizer->vocab_size() + 3);
+  ASSERT_TRUE(gguf) << gguf.error().message;
+  expect_same_texts(*tokenizer, *gguf);
+  EXPECT_EQ(gguf->special_tokens().eos, tokenizer->special_tokens().eos);
+  EXPECT_EQ(gguf->special_tokens().add_bos, tokenizer->special_tokens().add_bos);
+  const auto files = huggingface_tokenizer_files(*tokenizer, "");
+  ASSERT_TRUE(files) << files.error().message;
+  const auto json = Tokenizer::from_huggingface_json(files->tokenizer_json, "written");
+  ASSERT_TRUE(json) << json.error().message;
+  expect_same_texts(*tokenizer, *json);
+}
+
+INSTANTIATE_TEST_SUITE_P(All, Published,
+                         testing::Values("tokenizers/gpt-2.gguf", "tokenizers/llama-spm.gguf", "tokenizers/phi-3.gguf",
+                                         "stories260K/stories260K-f32.gguf"),
+                         [](const auto& param_info) {
+                           std::string name = param_info.param;
+                           std::erase_if(name, [](char c) { return !std::isalnum(static_cast<unsigned char>(c)); });
+                           return name;
+                         });
+
+Tokenizer small_sentencepiece() { return *internal::parse_llama2c_tokenizer(small_llama2c(), kSmall, "test"); }
+
+TEST(PublishedInSmall, SentencePieceGoesThroughEachFormat) {
+  const Tokenizer tokenizer = small_sentencepiece();
+  const auto gguf = through_gguf(tokenizer, kSmall + 2);
+  ASSERT_TRUE(gguf) << gguf.error().message;
+  expect_same_texts(tokenizer, *gguf);
+  EXPECT_EQ(gguf->token_text(kSmall), "[PAD266]");
+  const auto files = huggingface_tokenizer_files(tokenizer, "{{ messages }}");
+  ASSERT_TRUE(files) << files.error().message;
+  const auto json = Tokenizer::from_huggingface_json(files->tokenizer_json, "written");
+  ASSERT_TRUE(json) << json.error().message;
+  expect_same_texts(tokenizer, *json);
+  // Merges have no scores: they become ranks, and the ids stay.
+  const auto again = through_gguf(*json, kSmall);
+  ASSERT_TRUE(again) << again.error().message;
+  expect_same_texts(tokenizer, *again);
+  EXPECT_NE(files->tokenizer_config_json.find("{{ messages }}"), std::string::npos);
+  EXPECT_NE(files->generation_config_json.find("\"eos_token_id\": 2"), std::string::npos);
+}
+
+constexpr const char* kByteLevelJson = R"({"added_tokens": [
+  {"id": 4, "content": "<|im_end|>", "special": false, "normalized": false},
+  {"id": 5, "content": "<mask>", "lstrip": true, "special": true, "normalized": false},
+  {"id": 7, "content": "<tag>", "special": false, "normalized": false}],
+  "normalizer": NORMALIZER, "pre_tokenizer": PRE, "decoder": {"type": "ByteLevel"},
+  "model": {"type": "BPE", "vocab": {"a": 0, "b": 1, "ab": 2, "\u0120": 3, "x": 6}, "merges": ["a b"]}})";
+
+Result<Tokenizer> small_byte_level(const std::string& normalizer, const std::string& pre) {
+  std::string json = kByteLevelJson;
+  json.replace(json.find("NORMALIZER"), 10, normalizer);
+  json.replace(json.find("PRE"), 3, pre);
+  return Tokenizer::from_huggingface_json(json, "small");
+}
+constexpr const char* kGpt2Json = R"({"type": "ByteLevel", "add_prefix_space": false})";
+
+TEST(PublishedInSmall, KeepsWhatGgufHasNoKeysFor) {
+  const auto tokenizer = small_byte_level(R"({"type": "NFC"})", kGpt2Json);
+  ASSERT_TRUE(tokenizer) << tokenizer.error().message;
+  const auto gguf = through_gguf(*tokenizer, 8);
+  ASSERT_TRUE(gguf) << gguf.error().message;
+  const EncodeOptions special{.parse_special = true};
+  EXPECT_EQ(*tokenizer->encode("ab  <mask>ab", special), (Ids{2, 5, 2})) << "the white space before it is the token's";
+  EXPECT_EQ(*gguf->encode("ab  <mask>ab", special), (Ids{2, 5, 2}));
+  expect_same_texts(*tokenizer, *gguf);
+}
+
+TEST(PublishedInSmall, NamesOfEndsAreControlWhateverTheFileSays) {
+  const auto tokenizer = small_byte_level("null", kGpt2Json);
+  ASSERT_TRUE(tokenizer) << tokenizer.error().message;
+  EXPECT_EQ(tokenizer->token_kind(4), TokenKind::control);
+  EXPECT_EQ(tokenizer->token_kind(7), TokenKind::user_defined);
+  EXPECT_EQ(*tokenizer->encode("a<tag>"), (Ids{0, 7}));
+  EXPECT_EQ(*tokenizer->encode("a<|im_end|>", {.parse_special = true}), (Ids{0, 4}));
+  EXPECT_FALSE(tokenizer->encode("a<|im_end|>")) << "typed text has no such token";
+}
+
+TEST(PublishedInSmall, RefusesWhatGgufCannotSay) {
+  const auto expect_refused = [](const Result<Tokenizer>& tokenizer, const std::string& what) {
+    ASSERT_TRUE(tokenizer) << tokenizer.error().message;
+    const auto gguf = through_gguf(*tokenizer, tokenizer->vocab_size());
+    ASSERT_FALSE(gguf);
+    EXPECT_NE(gguf.error().message.find(what), std::string::npos) << gguf.error().message;
+  };
+  expect_refused(small_byte_level("null", R"({"type": "ByteLevel", "add_prefix_space": true})"), "space in front");
+  expect_refused(small_byte_level(R"({"type": "Replace", "pattern": {"String": "x"}, "content": "y"})", kGpt2Json),
+                 "normalizer");
+  expect_refused(small_byte_level("null", R"({"type": "Sequence", "pretokenizers": [
+      {"type": "Split", "pattern": {"Regex": "q+"}, "behavior": "Isolated"},
+      {"type": "ByteLevel", "add_prefix_space": false, "use_regex": false}]})"),
+                 "q+");
+}
+
+TEST(PublishedInSmall, RefusesWhatTokenizerJsonCannotSay) {
+  const std::vector<std::int32_t> wide = {'a', 0xE9};
+  const auto assembled = through_gguf(*Tokenizer::characters(wide, true), 3);
+  ASSERT_TRUE(assembled) << assembled.error().message;
+  const auto files = huggingface_tokenizer_files(*assembled, "");
+  ASSERT_FALSE(files) << "its merges are of bytes that are no tokens";
+  EXPECT_NE(files.error().message.find("is none"), std::string::npos) << files.error().message;
+}
+
+TEST(PublishedInSmall, RecognisesPretokenizersByTheirExpressions) {
+  for (const char* name : {"gpt-2", "llama-bpe", "qwen2", "qwen35", "gpt-4o", "tekken", "deepseek-llm", "deepseek-coder",
+                           "deepseek-v3", "starcoder", "falcon", "default"}) {
+    std::vector<SplitRule> rules = named_pretokenizer(name)->rules;
+    const auto found = find_pretokenizer_names(rules);
+    EXPECT_NE(std::find(found.begin(), found.end(), name), found.end()) << name;
+    // As tokenizer.json has them.
+    for (SplitRule& rule : rules) {
+      rule.pattern = *to_pcre2(from_pcre2(rule.pattern));
+      rule.empty_cuts = rule.line_anchors = true;
+    }
+    EXPECT_EQ(find_pretokenizer_names(rules), found) << name;
+    rules[0].pattern += "|q";
+    EXPECT_TRUE(find_pretokenizer_names(rules).empty()) << name;
   }
 }
 
