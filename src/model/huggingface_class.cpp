@@ -306,6 +306,7 @@ Json huggingface_config_json(const HuggingFaceFamily& family, const ModelConfig&
   if (family.local_base) {
     const float local = c.window > 0 && c.rope_base_windowed != 0.0F ? c.rope_base_windowed : c.rope_base;
     json["rope_local_base_freq"] = shortest(local);
+    if (c.window > 0 && c.window_period > 1) json["sliding_window_pattern"] = c.window_period;  // before layer_types
   }
   if (family.layout == HuggingFaceLayout::phi3) {
     const bool longrope = c.rope_scaling == RopeScaling::factors;
