@@ -22,6 +22,7 @@
 #include "model/gguf_file.hpp"
 #include "model/gguf_values.hpp"
 #include "progress.hpp"
+#include "quantize_auto.hpp"
 #include "quantize_report.hpp"
 #include "run_model.hpp"
 #include "run_statistics.hpp"
@@ -38,6 +39,7 @@ struct Arguments {
   std::vector<std::string> overrides;  ///< REGEX=TYPE
   std::string output_type;
   std::int64_t threads = 0;
+  AutoArguments automatic;  ///< of TYPE auto:SIZE
   bool pure = false, checksums = false, dry_run = false, all = false, json = false, force = false;
 };
 
@@ -102,6 +104,7 @@ Result<std::optional<ImportanceMatrix>> load_importance(const std::string& path,
                    [&](const GgufTensor& tensor) { return matrix->weights.contains(tensor.name); })) {
     return bad_input(fmt::format("{}: it says nothing about any tensor of {}", path, file.name()));
   }
+  if (auto fits = fit_importance_matrix(*matrix, file, path); !fits) return tl::make_unexpected(fits.error());
   return std::optional<ImportanceMatrix>(std::move(*matrix));
 }
 
@@ -127,6 +130,11 @@ std::vector<QuantizedTensor> plan_of(const std::vector<TensorChoice>& choices) {
   return plan;
 }
 
+int interrupted_by_user(const Error& error) {
+  fmt::print(stderr, "quern: {}\n", message_line(error));
+  return 128 + SIGINT;
+}
+
 Result<int> quantize_file(const Arguments& arguments) {
   using Clock = std::chrono::steady_clock;
   const auto start = Clock::now();
@@ -139,7 +147,23 @@ Result<int> quantize_file(const Arguments& arguments) {
   if (auto checked = check_paths(arguments, *file); !checked) return tl::make_unexpected(checked.error());
   const auto importance = load_importance(arguments.importance, *file);
   if (!importance) return tl::make_unexpected(importance.error());
-  const auto choices = choose_types(*file, *options);
+  ThreadTeam team(arguments.threads > 0 ? static_cast<int>(arguments.threads) : default_thread_count());
+  Progress progress(stderr);
+  const ImportanceMatrix* weights = *importance ? &**importance : nullptr;
+  std::optional<AutoTypes> automatic;
+  Result<std::vector<TensorChoice>> choices;
+  if (is_auto(arguments.type)) {
+    catch_interrupts(true);
+    auto chosen = choose_auto(*file, arguments.type, arguments.automatic, *options, weights, **kernels, team, progress);
+    if (!chosen && interrupted()) return interrupted_by_user(chosen.error());
+    if (!chosen) return tl::make_unexpected(chosen.error());
+    automatic = std::move(*chosen);
+    choices = automatic->choices;
+    if (weights == nullptr) weights = &automatic->importance;
+  } else {
+    if (auto none = refuse_auto_options(arguments.automatic); !none) return tl::make_unexpected(none.error());
+    choices = choose_types(*file, *options);
+  }
   if (!choices) return tl::make_unexpected(choices.error());
   warn_of_quantized_source(*file, *choices);
 
@@ -149,11 +173,9 @@ Result<int> quantize_file(const Arguments& arguments) {
     tensors = plan_of(*choices);
   } else {
     catch_interrupts(false);
-    ThreadTeam team(arguments.threads > 0 ? static_cast<int>(arguments.threads) : default_thread_count());
-    Progress progress(stderr);
     QuantizeOptions run;
-    run.importance = *importance ? &**importance : nullptr;
-    run.importance_path = arguments.importance;
+    run.importance = weights;
+    run.importance_path = arguments.importance.empty() ? "gathered by auto" : arguments.importance;
     run.file_type_name = options->mix;
     run.checksums = arguments.checksums;
     run.progress = [&](std::size_t, std::size_t done, std::size_t all) -> Result<void> {
@@ -163,17 +185,14 @@ Result<int> quantize_file(const Arguments& arguments) {
     };
     auto written = quantize_model(*file, *choices, **kernels, team, arguments.out, run);
     progress.finish();
-    if (!written && interrupted()) {
-      fmt::print(stderr, "quern: {}\n", message_line(written.error()));
-      return 128 + SIGINT;
-    }
+    if (!written && interrupted()) return interrupted_by_user(written.error());
     if (!written) return tl::make_unexpected(written.error());
     tensors = std::move(*written);
     seconds = std::chrono::duration<double>(Clock::now() - start).count();
   }
 
   const QuantizeReport report{
-      .tensors = tensors, .measured = !arguments.dry_run, .weighted = importance->has_value(), .all = arguments.all};
+      .tensors = tensors, .measured = !arguments.dry_run, .weighted = weights != nullptr, .all = arguments.all};
   if (arguments.json) {
     Json json = {{"input", arguments.in},
                  {"output", arguments.out},
@@ -185,11 +204,13 @@ Result<int> quantize_file(const Arguments& arguments) {
       json["seconds"] = seconds;
       json["peak_bytes"] = peak_resident_bytes();
     }
+    if (automatic) json["auto"] = auto_json(*automatic);
     add_report(json, report);
     print_json(json);
     return kExitOk;
   }
   fmt::print("{} -> {}{}\n", arguments.in, arguments.out, arguments.dry_run ? " (dry run: nothing is written)" : "");
+  if (automatic) print_auto(*automatic);
   print_report(report);
   if (!arguments.dry_run) {
     fmt::print("{:.1f} s, peak memory {}{}\n", seconds, bytes_text(peak_resident_bytes()),
@@ -206,12 +227,15 @@ void add_quantize(CLI::App& app, Command& command) {
   quantize_command->footer(
       examples({"quern quantize model-f16.gguf model-q4.gguf Q4_K_M",
                 "quern quantize model-f16.gguf model-q4.gguf Q4_K_M --imatrix model.imatrix.gguf --checksums",
-                "quern quantize model-f16.gguf model-q4.gguf Q4_K_M --tensor-type 'ffn_down=Q6_K' --dry-run"}));
+                "quern quantize model-f16.gguf model-q4.gguf Q4_K_M --tensor-type 'ffn_down=Q6_K' --dry-run",
+                "quern quantize model-f16.gguf model-auto.gguf auto:4.5GiB --file calibration.txt"}));
   quantize_command->add_option("IN", arguments->in, "A GGUF model, of floats or quantized")->required();
   quantize_command->add_option("OUT", arguments->out, "The GGUF file to write")->required();
   std::string names;
   for (const std::string_view name : mix_names()) names += fmt::format("{}{}", names.empty() ? "" : ", ", name);
-  quantize_command->add_option("TYPE", arguments->type, "A mix: " + names)->required();
+  quantize_command
+      ->add_option("TYPE", arguments->type, "auto:SIZE (4.5GiB, 900MB, 4.2bpw: types by measurement), or a mix: " + names)
+      ->required();
   quantize_command->add_option("--imatrix", arguments->importance,
                                "Weigh errors by these activation statistics (quern imatrix)");
   quantize_command
@@ -221,6 +245,7 @@ void add_quantize(CLI::App& app, Command& command) {
   quantize_command->add_flag("--pure", arguments->pure, "One type for all quantized tensors, not a mix");
   quantize_command->add_option("--keep-output", arguments->output_type,
                                "Type of output.weight (token_embd.weight where it is tied)");
+  add_auto_options(*quantize_command, arguments->automatic);
   quantize_command->add_flag("--checksums", arguments->checksums, "Keep the SHA-256 of each tensor in the metadata");
   quantize_command->add_option("--threads", arguments->threads, "Threads; 0: as many as there are processors")
       ->check(CLI::Range(std::int64_t{0}, std::int64_t{1024}));

@@ -20,6 +20,7 @@ using Rows = std::vector<Row>;
 struct Tensor {
   std::int64_t cols = 0, rows = 0;
   std::vector<float> values;
+  std::string name = {};
   [[nodiscard]] bool present() const { return !values.empty(); }
   [[nodiscard]] const float* row(std::int64_t r, std::int64_t expert = 0) const {
     return values.data() + (expert * rows + r) * cols;
@@ -39,7 +40,7 @@ struct Reader {
   [[nodiscard]] Tensor maybe(const std::string& name) const {
     const GgufTensor* t = file.find_tensor(name);
     if (t == nullptr) return {};
-    Tensor tensor{t->shape[0], t->shape[1], std::vector<float>(static_cast<std::size_t>(t->elements()))};
+    Tensor tensor{t->shape[0], t->shape[1], std::vector<float>(static_cast<std::size_t>(t->elements())), name};
     block_decoder_portable()(t->type, t->data, t->elements(), tensor.values.data());
     return tensor;
   }
@@ -50,7 +51,11 @@ struct Reader {
   }
 };
 
+/// Told of every product's input while it is set.
+const ReferenceObserver* observer = nullptr;
+
 Row linear(const Tensor& w, const Row& x, const Tensor& bias, std::int64_t expert = 0) {
+  if (observer != nullptr) (*observer)(w.name, expert, x);
   Row y(static_cast<std::size_t>(w.rows));
   for (std::int64_t r = 0; r < w.rows; ++r) {
     double sum = bias.present() ? static_cast<double>(bias.values[static_cast<std::size_t>(expert * w.rows + r)]) : 0.0;
@@ -318,9 +323,11 @@ class Model {
 }  // namespace
 
 std::vector<double> published_reference_logits(const GgufFile& file, std::span<const std::int32_t> tokens,
-                                               std::int64_t context_in_use) {
+                                               std::int64_t context_in_use, const ReferenceObserver& told) {
   std::vector<double> flat;
+  observer = told ? &told : nullptr;
   for (const Row& row : Model(file, context_in_use).run(tokens)) flat.insert(flat.end(), row.begin(), row.end());
+  observer = nullptr;
   return flat;
 }
 
