@@ -19,6 +19,7 @@ struct Command {
 void add_chat(CLI::App& app, Command& command);
 void add_completion(CLI::App& app, Command& command);
 void add_config_keys(CLI::App& app, Command& command);
+void add_convert(CLI::App& app, Command& command);
 void add_data(CLI::App& app, Command& command);
 void add_detokenize(CLI::App& app, Command& command);
 void add_hardware(CLI::App& app, Command& command);

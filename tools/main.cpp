@@ -79,6 +79,7 @@ int run(int argc, char** argv) {
   add_perplexity(app, command);
   add_imatrix(app, command);
   add_quantize(app, command);
+  add_convert(app, command);
   add_tokenize(app, command);
   add_detokenize(app, command);
   add_render_template(app, command);
