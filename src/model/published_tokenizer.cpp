@@ -43,7 +43,15 @@ bool of_words(TokenKind kind) {
   return kind == TokenKind::normal || kind == TokenKind::user_defined || kind == TokenKind::unused;
 }
 
+// The token for what no token stands for; -1 where there is none, or where text would make a control token by it.
+std::int32_t unknown_in_text(const VocabularyDescription& description) {
+  const auto& unknown = description.roles.unknown;
+  const bool usable = unknown && description.kinds[static_cast<std::size_t>(*unknown)] != TokenKind::control;
+  return usable ? *unknown : -1;
+}
+
 Result<void> build_byte_level(VocabularyDescription& description, TokenizerData& data) {
+  data.published->fallback.unknown = unknown_in_text(description);
   // Words are made of normal tokens, and of user-defined ones whose bytes no normal token has.
   std::vector<std::string> words(description.texts.size());
   const auto& kinds = description.kinds;
@@ -114,7 +122,7 @@ Result<void> build_sentencepiece(VocabularyDescription& description, TokenizerDa
       if (description.marks_spaces) data.tokens[id] = replace_all(text, kSpaceMark, " ");
     }
   }
-  if (description.roles.unknown) published.fallback.unknown = *description.roles.unknown;
+  published.fallback.unknown = unknown_in_text(description);
   published.fallback.fuse_unknown = description.fuse_unknown;
   Result<CharacterBpe> made = bad_input("");
   if (!description.scores.empty()) {
@@ -332,7 +340,7 @@ class Encoder {
   Result<void> append_bytes(std::string_view word) {
     Result<void> done;
     cache_.append(word, tokens_, [&] {
-      done = published_.byte_bpe.encode(word, data_.tokens, data_.roles.unknown.value_or(-1), work_, tokens_);
+      done = published_.byte_bpe.encode(word, data_.tokens, published_.fallback.unknown, work_, tokens_);
     });
     return done;
   }

@@ -142,6 +142,16 @@ TEST_F(TokenizerFolder, ReadsSentencePiecesOwnFile) {
   EXPECT_EQ(more->special_tokens().eos, 264);
 }
 
+TEST_F(TokenizerFolder, TextNeverBecomesAControlTokenForWantOfAnother) {
+  const std::string trainer = bytes(2, number(3, 2) + number(40, 1));  // unk_id is <s>
+  put("tokenizer.model", piece("<unk>", 0, 2) + piece("<s>", 0, 3) + piece("</s>", 0, 3) + piece("a", 0, 1) + trainer +
+                             bytes(3, number(3, 0) + number(4, 0)));
+  const auto tokenizer = load();
+  ASSERT_TRUE(tokenizer) << tokenizer.error().message;
+  EXPECT_EQ(*tokenizer->encode("a"), (Ids{3}));
+  EXPECT_FALSE(tokenizer->encode("ab"));
+}
+
 TEST(SentencePieceModel, DamageAndWhatIsNotSupportedAreErrors) {
   const std::string good = small_pieces() + kTrainer + kNormalizer;
   ASSERT_TRUE(internal::parse_sentencepiece_model(good));
