@@ -8,7 +8,7 @@
 #include <fstream>
 
 #include "support/gguf_builder.hpp"
-#include "tools/run_quern.hpp"
+#include "support/tests_paths.hpp"
 
 namespace quern {
 namespace {
@@ -56,8 +56,8 @@ TEST(ImportanceMatrix, DividesSumsByCounts) {
 }
 
 TEST(ImportanceMatrix, ComesBackAsItWasSaved) {
-  const TestFolder folder("quern_imatrix_round");
-  const std::string path = folder.file("m.gguf");
+  const TemporaryFolder folder;
+  const std::string path = (folder / "m.gguf").string();
   ASSERT_TRUE(save_importance_matrix(sample(), path));
   const auto loaded = load_importance_matrix(path);
   ASSERT_TRUE(loaded) << loaded.error().message;
@@ -75,8 +75,8 @@ TEST(ImportanceMatrix, ComesBackAsItWasSaved) {
 }
 
 TEST(ImportanceMatrix, FileHasTheNamesThatLlamaCppReads) {
-  const TestFolder folder("quern_imatrix_names");
-  const std::string path = folder.file("m.gguf");
+  const TemporaryFolder folder;
+  const std::string path = (folder / "m.gguf").string();
   ASSERT_TRUE(save_importance_matrix(sample(), path));
   const auto file = GgufFile::open(path);
   ASSERT_TRUE(file);
@@ -106,8 +106,8 @@ TEST(ImportanceMatrix, ReadsTheOlderForm) {
     EXPECT_EQ(matrix->chunks, with_trailer ? 9 : 0);
     EXPECT_EQ(matrix->datasets.size(), with_trailer ? 1U : 0U);
   }
-  const TestFolder folder("quern_imatrix_dat");
-  EXPECT_TRUE(load_importance_matrix(folder.write("m.dat", dat_file(2, body))));
+  const TemporaryFolder folder;
+  EXPECT_TRUE(load_importance_matrix(folder.write("m.dat", dat_file(2, body)).string()));
 }
 
 TEST(ImportanceMatrix, EveryCutOfTheOlderFormIsRefused) {
