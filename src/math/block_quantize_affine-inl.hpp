@@ -228,7 +228,8 @@ struct Affine {
     // The values may have been rounded where the minimum was added.
     const V tolerance = max(magnitude(low), magnitude(high)) * splat(0x1p-23F);
     V divisor = splat(1.0F);
-    I active = limit >= divisor;
+    // Of a constant block the limit is infinite.
+    I active = (limit >= divisor) & (range > splat(0.0F));
     while (any(active)) {
       const V wanted = smallest / divisor;
       const Scale d = f16_scale(wanted, unit);
