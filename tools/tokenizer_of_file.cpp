@@ -7,6 +7,7 @@
 #include "model/checkpoint.hpp"
 #include "model/file_kind.hpp"
 #include "model/gguf_file.hpp"
+#include "model/tokenizer_files.hpp"
 #include "run_model.hpp"
 #include "train/corpus.hpp"
 
@@ -32,9 +33,11 @@ Result<Tokenizer> tokenizer_of_file(const std::string& path) {
   if (!start) return tl::make_unexpected(start.error());
   switch (start->kind) {
     case FileKind::folder: {
-      const auto json = std::filesystem::path(path) / "tokenizer.json";
-      std::error_code code;
-      return std::filesystem::exists(json, code) ? tokenizer_of_file(json.string()) : tokenizer_of_checkpoint(path);
+      for (const char* name : {"tokenizer.json", "tokenizer.model", "vocab.json", "config.json"}) {
+        std::error_code code;
+        if (std::filesystem::exists(std::filesystem::path(path) / name, code)) return load_huggingface_tokenizer(path);
+      }
+      return tokenizer_of_checkpoint(path);
     }
     case FileKind::gguf: {
       const auto file = GgufFile::open(path);
