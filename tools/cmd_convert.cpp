@@ -194,7 +194,8 @@ Result<int> convert(const Arguments& arguments) {
     return tl::make_unexpected(Error{plan.error().code, fmt::format("{}: {}", arguments.in, plan.error().message)});
   }
   if (!arguments.json) {
-    fmt::print("{} ({}) -> {} ({}, {})\n", arguments.in, to_word(*from), arguments.out, to_word(*to), plan->architecture);
+    const std::string kind = *to == Format::checkpoint ? "" : ", " + plan->architecture;
+    fmt::print("{} ({}) -> {} ({}{})\n", arguments.in, to_word(*from), arguments.out, to_word(*to), kind);
     if (arguments.dry_run || arguments.all) print_plan(*plan, arguments.all);
     for (const std::string& remark : stream->remarks) fmt::print("note: {}\n", remark);
     for (const std::string& remark : plan->remarks) fmt::print("note: {}\n", remark);
