@@ -214,8 +214,23 @@ struct Affine {
     return best;
   }
 
+  /// Where every value of a lane of `tried` decodes to itself with scale d and the minimum nearest to `start`: keeps them in
+  /// `found`.
+  static QUERN_LANES_INLINE I try_exact(const V* x, I tried, const Scale& d, V start, V tolerance, const Unit& unit,
+                                        Stored& found) {
+    const Scale m = f16_offset(start, unit);
+    I exact = tried & (magnitude(m.value - start) <= tolerance);
+    const V inverse = inverse_or_zero(d.value);
+    for (int j = 0; j < 32 && any(exact); j += 4) {
+      for (int i = j; i < j + 4; ++i) exact &= d.value * nearest((x[i] - m.value) * inverse) + m.value == x[i];
+    }
+    found = select_stored(exact, {d, m}, found);
+    return exact;
+  }
+
   /// Binary16 scale and minimum with which every value decodes to itself; scale 0 where there are none. As
-  /// exact_scale(), on the differences from the smallest value, which may have code 0 or any other.
+  /// exact_scale(), on the differences from the smallest value, which may have code 0 or any
+  /// other, or (where the scale is negative) on those from the largest.
   static inline Stored exact_fit(const V* x, V low, V high, const Unit& unit) {
     V smallest = splat(0x1p127F);
     for (int j = 0; j < 32; ++j) {
@@ -235,16 +250,11 @@ struct Affine {
       const Scale d = f16_scale(wanted, unit);
       const I plausible = active & (magnitude(d.value - wanted) * divisor <= tolerance);
       if (any(plausible)) {
+        const Scale negated = {d.bits | splat_i(0x8000), -d.value};
         for (int code = 0; code <= kLargest; ++code) {
-          const V start = low - splat(static_cast<float>(code)) * d.value;
-          const Scale m = f16_offset(start, unit);
-          I exact = plausible & active & (magnitude(m.value - start) <= tolerance);
-          const V inverse = inverse_or_zero(d.value);
-          for (int j = 0; j < 32 && any(exact); j += 4) {
-            for (int i = j; i < j + 4; ++i) exact &= d.value * nearest((x[i] - m.value) * inverse) + m.value == x[i];
-          }
-          found = select_stored(exact, {d, m}, found);
-          active &= ~exact;
+          const V offset = splat(static_cast<float>(code)) * d.value;
+          active &= ~try_exact(x, plausible & active, d, low - offset, tolerance, unit, found);
+          active &= ~try_exact(x, plausible & active, negated, high + offset, tolerance, unit, found);
         }
       }
       divisor = divisor + splat(1.0F);

@@ -44,12 +44,13 @@ struct Iq4Xs {
 
     // The best scale of each sub-block alone, and what it is worth: the weight of its codes.
     V alone[8];
+    V extremes[8];
     V extreme = splat(0.0F);
     for (int k = 0; k < 8; ++k) {
       const V* const wk = kWeighted ? w + 32 * k : w;
-      const Extent extent = extent_of(x + 32 * k, 32);
+      extremes[k] = extent_of(x + 32 * k, 32).extreme;
       BestScale best;
-      try_extremes<Iq4Values, kWeighted>(x + 32 * k, wk, extent.extreme, iq4_tried<kWeighted>(), best);
+      try_extremes<Iq4Values, kWeighted>(x + 32 * k, wk, extremes[k], iq4_tried<kWeighted>(), best);
       alone[k] = refitted<Iq4Values, kWeighted>(x + 32 * k, wk, best.d);
       extreme = magnitude(alone[k]) > magnitude(extreme) ? alone[k] : extreme;
     }
@@ -59,6 +60,7 @@ struct Iq4Xs {
       consider<kWeighted>(x, w, alone, f16_scale(extreme * splat(1.0F / tried), unit), best);
     }
     for (int round = 0; round < 2; ++round) consider<kWeighted>(x, w, alone, f16_scale(best.refit, unit), best);
+    find_exact(x, extremes, unit, best);
     const I none = extreme == splat(0.0F);
     best.scale = select(none, {splat_i(0), splat(0.0F)}, best.scale);
     write(x, best, count, out);
@@ -126,6 +128,41 @@ struct Iq4Xs {
     best.error = better ? super.error : best.error;
     best.refit = better ? super.refit : best.refit;
     for (int k = 0; k < 8; ++k) best.integers[k] = better ? super.integers[k] : best.integers[k];
+  }
+
+  /// Where a common scale and integers say every value as it is: keeps them in `best`. Such a scale divides the smallest of
+  /// the sub-blocks' exact scales, by at most 32.
+  static inline void find_exact(const V* x, const V* extremes, const Unit& unit, Super& best) {
+    V scales[8];
+    V smallest = splat(0x1p127F);
+    I active = splat_i(-1);
+    for (int k = 0; k < 8 && any(active); ++k) {
+      scales[k] = exact_iq4_scale<false>(x + 32 * k, extremes[k], unit);
+      active &= (scales[k] != splat(0.0F)) | (extremes[k] == splat(0.0F));
+      const V m = magnitude(scales[k]);
+      smallest = min(m > splat(0.0F) ? m : splat(0x1p127F), smallest);
+    }
+    for (int divisor = 1; divisor <= 32 && any(active); ++divisor) {
+      const Scale scale = f16_scale(smallest / splat(static_cast<float>(divisor)), unit);
+      I exact = active & (scale.value * splat(static_cast<float>(divisor)) == smallest);
+      V lowest = splat(0.0F);
+      V highest = splat(0.0F);
+      V integers[8];
+      for (int k = 0; k < 8; ++k) {
+        integers[k] = rounded(clamped(scales[k] / scale.value, -64.0F, 64.0F));
+        exact &= integers[k] * scale.value == scales[k];
+        lowest = min(integers[k], lowest);
+        highest = max(integers[k], highest);
+      }
+      const I fits = exact & (lowest >= splat(-32.0F)) & (highest <= splat(31.0F));
+      const I fits_negated = exact & ~fits & (highest <= splat(32.0F)) & (lowest >= splat(-31.0F));
+      best.scale = select(fits, scale, best.scale);
+      best.scale = select(fits_negated, {scale.bits | splat_i(0x8000), -scale.value}, best.scale);
+      for (int k = 0; k < 8; ++k) {
+        best.integers[k] = fits ? integers[k] : (fits_negated ? -integers[k] : best.integers[k]);
+      }
+      active &= ~(fits | fits_negated);
+    }
   }
 
   static void write(const V* x, const Super& super, int count, std::uint8_t* out) {

@@ -110,7 +110,8 @@ struct Q8_0 {
     const Scale exact = exact_scale<-128, 127>(x, extent.largest, unit);
     scale = select(exact.value != splat(0.0F), exact, scale);
     scale = select(extent.largest > splat(0.0F), scale, {splat_i(0), splat(0.0F)});
-    write(x, scale, count, out);
+    // -128 is written only where it was read: not every program expects it.
+    write(x, scale, exact.value != splat(0.0F) ? splat(-128.0F) : splat(-127.0F), count, out);
   }
 
  private:
@@ -146,14 +147,14 @@ struct Q8_0 {
     return best_d;
   }
 
-  static void write(const V* x, const Scale& scale, int count, std::uint8_t* out) {
+  static void write(const V* x, const Scale& scale, V lowest, int count, std::uint8_t* out) {
     const V inverse = inverse_or_zero(scale.value);
     Words<9> words;
     words.set(0, scale.bits);
     for (int k = 0; k < 8; ++k) {
       I word = splat_i(0);
       for (int i = 0; i < 4; ++i) {
-        word |= (integer(clamped(x[4 * k + i] * inverse, -128.0F, 127.0F)) & splat_i(255)) << (8 * i);
+        word |= (integer(min(max(x[4 * k + i] * inverse, lowest), splat(127.0F))) & splat_i(255)) << (8 * i);
       }
       words.set(1 + k, word);
     }
@@ -178,8 +179,8 @@ struct Iq4Nl {
     best.d = refitted<Iq4Values, kWeighted>(x, w, best.d);
     best.d = refitted<Iq4Values, kWeighted>(x, w, best.d);
     Scale scale = f16_scale(best.d, unit);
-    const Scale exact = exact_iq4_scale(x, extent.extreme, unit);
-    scale = select(exact.value != splat(0.0F), exact, scale);
+    const V exact = exact_iq4_scale<true>(x, extent.extreme, unit);
+    scale = select(exact != splat(0.0F), f16_scale(exact, unit), scale);
     scale = select(extent.largest > splat(0.0F), scale, {splat_i(0), splat(0.0F)});
     const V inverse = inverse_or_zero(scale.value);
     I codes[32];
@@ -227,8 +228,10 @@ struct Mxfp4 {
       at = at + (kWeighted ? w[j] * error_at : error_at) * error_at;
       above = above + (kWeighted ? w[j] * error_above : error_above) * error_above;
     }
+    // A larger scale could say infinities: 6 times 2^(e - 127).
+    constexpr std::int32_t kLargestTried = 252;
     const I use_below = (below < at) & (below < above) & (e > splat_i(0));
-    const I use_above = (above < at) & ~use_below & (e < splat_i(254));
+    const I use_above = (above < at) & ~use_below & (e < splat_i(kLargestTried));
     const V factor = use_below ? splat(2.0F) : (use_above ? splat(0.5F) : splat(1.0F));
     e = e + (use_below & splat_i(-1)) + (use_above & splat_i(1));
     e = largest > splat(0.0F) ? e : splat_i(0);

@@ -233,17 +233,18 @@ inline Scale exact_scale(const V* x, V largest, const Unit& unit) {
   return found;
 }
 
-/// The binary16 scale with which every value is one of T's; value 0 where there is none.
-inline Scale exact_iq4_scale(const V* x, V extreme, const Unit& unit) {
-  Scale found = {splat_i(0), splat(0.0F)};
+/// The scale with which every value is one of T's; 0 where there is none. With kHalf only scales that are binary16 numbers.
+template <bool kHalf>
+inline V exact_iq4_scale(const V* x, V extreme, const Unit& unit) {
+  V found = splat(0.0F);
   for (const float value : kIq4Floats) {
     const V d = extreme / splat(value);
-    const Scale scale = f16_scale(d, unit);
-    I exact = scale.value == d;
+    I exact = extreme != splat(0.0F);
+    if constexpr (kHalf) exact &= f16_scale(d, unit).value == d;
     for (int j = 0; j < 32 && any(exact); j += 4) {
       for (int i = j; i < j + 4; ++i) exact &= Iq4Values::nearest(x[i] / d) * d == x[i];
     }
-    found = select(exact, scale, found);
+    found = exact ? d : found;
   }
   return found;
 }
