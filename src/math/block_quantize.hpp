@@ -2,7 +2,7 @@
 //
 // The codes and scales of a block minimize sum_i importance_i (x_i - decoded_i)^2 as far as a search finds: scales are
 // searched around the obvious ones, and each is refitted by weighted least squares. Every instruction set gives the same
-// bytes: blocks are independent, sums have a fixed order, and no fused multiply-add is used.
+// bytes: blocks are independent, sums have a fixed order, and a fused multiply-add is used only where it rounds nothing.
 #pragma once
 
 #include <cstddef>
@@ -30,7 +30,7 @@ using BlockQuantizer = bool (*)(const QuantizeRows& rows);
 
 /// By family and instruction set; null where this build lacks the path. Only dispatch.cpp and tests call these. The caller
 /// has checked that the processor has what `cpu_features.hpp` lists for the instruction set of that name.
-/// F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, IQ4_NL, IQ4_XS, MXFP4:
+/// F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, IQ4_NL, IQ4_XS, MXFP4:
 BlockQuantizer block_quantizer_legacy_portable();
 BlockQuantizer block_quantizer_legacy_avx2();
 BlockQuantizer block_quantizer_legacy_avx512();

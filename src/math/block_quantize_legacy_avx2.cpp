@@ -23,9 +23,6 @@ QUERN_LANES_INLINE V max(V a, V b) { return _mm256_max_ps(a, b); }
 /// For exact results only, where that it rounds once makes no difference.
 QUERN_LANES_INLINE V fused_multiply_add(V a, V b, V c) { return _mm256_fmadd_ps(a, b, c); }
 QUERN_LANES_INLINE V load(const float* p) { return _mm256_loadu_ps(p); }
-QUERN_LANES_INLINE I load_i(const std::int32_t* p) {
-  return reinterpret_cast<I>(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
-}
 QUERN_LANES_INLINE void store(I x, std::int32_t* p) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), reinterpret_cast<__m256i>(x));
 }

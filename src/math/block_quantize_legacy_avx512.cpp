@@ -30,7 +30,6 @@ QUERN_LANES_INLINE V max(V a, V b) { return _mm512_max_ps(a, b); }
 /// For exact results only, where that it rounds once makes no difference.
 QUERN_LANES_INLINE V fused_multiply_add(V a, V b, V c) { return _mm512_fmadd_ps(a, b, c); }
 QUERN_LANES_INLINE V load(const float* p) { return _mm512_loadu_ps(p); }
-QUERN_LANES_INLINE I load_i(const std::int32_t* p) { return reinterpret_cast<I>(_mm512_loadu_si512(p)); }
 QUERN_LANES_INLINE void store(I x, std::int32_t* p) { _mm512_storeu_si512(p, reinterpret_cast<__m512i>(x)); }
 QUERN_LANES_INLINE bool any(I mask) {
   return _mm512_test_epi32_mask(reinterpret_cast<__m512i>(mask), reinterpret_cast<__m512i>(mask)) != 0;

@@ -23,7 +23,6 @@ QUERN_LANES_INLINE V max(V a, V b) { return a > b ? a : b; }
 /// For exact results only, where that it rounds once makes no difference.
 QUERN_LANES_INLINE V fused_multiply_add(V a, V b, V c) { return a * b + c; }
 QUERN_LANES_INLINE V load(const float* p) { return V{p[0], p[1], p[2], p[3]}; }
-QUERN_LANES_INLINE I load_i(const std::int32_t* p) { return I{p[0], p[1], p[2], p[3]}; }
 QUERN_LANES_INLINE void store(I x, std::int32_t* p) {
   for (int i = 0; i < kLanes; ++i) p[i] = x[i];
 }
