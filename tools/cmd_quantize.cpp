@@ -9,6 +9,7 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "command.hpp"
@@ -81,10 +82,12 @@ Result<void> check_paths(const Arguments& arguments, const GgufFile& file) {
   if (std::filesystem::equivalent(arguments.in, arguments.out, code)) {
     return bad_input(fmt::format("{}: the output is the input: expected another file", arguments.out));
   }
-  if (file.parts() > 1 &&
-      std::filesystem::path(arguments.out).parent_path() == std::filesystem::path(arguments.in).parent_path()) {
-    const std::string stem = arguments.in.substr(0, arguments.in.size() - std::string("00001-of-00001.gguf").size());
-    if (arguments.out.starts_with(stem)) {
+  // Parts of a split model are NAME-00001-of-00003.gguf and so on.
+  constexpr std::size_t kNumberBytes = std::string_view("00001-of-00003.gguf").size();
+  for (int part = 1; file.parts() > 1 && part <= file.parts(); ++part) {
+    const std::string path =
+        fmt::format("{}{:05}-of-{:05}.gguf", arguments.in.substr(0, arguments.in.size() - kNumberBytes), part, file.parts());
+    if (std::filesystem::equivalent(path, arguments.out, code)) {
       return bad_input(fmt::format("{}: the output is a part of the input: expected another file", arguments.out));
     }
   }

@@ -140,6 +140,28 @@ TEST_F(CliQuantizeTest, NeitherInputNorOtherFilesAreReplacedUnasked) {
   EXPECT_TRUE(read_text_file(out_).starts_with("GGUF"));
 }
 
+TEST_F(CliQuantizeTest, PartsOfASplitModelAreNotReplaced) {
+  std::string first;
+  for (int part = 0; part < 2; ++part) {
+    GgufBuilder builder;
+    if (part == 0) builder.text("general.architecture", "llama");
+    builder.raw("split.no", gguf::kU16, GgufBuilder::bytes_of_number(static_cast<std::uint16_t>(part)))
+        .raw("split.count", gguf::kU16, GgufBuilder::bytes_of_number(std::uint16_t{2}))
+        .raw("split.tensors.count", gguf::kI32, GgufBuilder::bytes_of_number(2));
+    builder.f32_tensor("blk." + std::to_string(part) + ".attn_q.weight", {256, 2}, std::vector<float>(512, 0.5F));
+    const std::string path = folder_.write("m-0000" + std::to_string(part + 1) + "-of-00002.gguf", builder.build_text());
+    if (part == 0) first = path;
+  }
+  const std::string second = folder_.file("m-00002-of-00002.gguf"), before = read_text_file(second);
+  const ProgramResult part = run_quern("quantize " + first + " " + second + " Q8_0 --force");
+  EXPECT_EQ(part.code, 2);
+  EXPECT_EQ(part.err, "quern: " + second + ": the output is a part of the input: expected another file\n");
+  EXPECT_EQ(read_text_file(second), before);
+  const std::string beside = folder_.write("m-q8.gguf", "x");
+  const ProgramResult good = run_quern("quantize " + first + " " + beside + " Q8_0 --force");
+  EXPECT_EQ(good.code, 0) << good.err;
+}
+
 TEST_F(CliQuantizeTest, QuantizedSourcesGiveAWarning) {
   ASSERT_EQ(quantize("Q8_0").code, 0);
   const ProgramResult again = run_quern("quantize " + out_ + " " + folder_.file("again.gguf") + " Q4_0");
