@@ -157,7 +157,9 @@ Result<int> quantize_file(const Arguments& arguments) {
   Result<std::vector<TensorChoice>> choices;
   if (is_auto(arguments.type)) {
     catch_interrupts(true);
-    auto chosen = choose_auto(*file, arguments.type, arguments.automatic, *options, weights, **kernels, team, progress);
+    AutoArguments request = arguments.automatic;
+    request.checksums = arguments.checksums;
+    auto chosen = choose_auto(*file, arguments.type, request, *options, weights, **kernels, team, progress);
     if (!chosen && interrupted()) return interrupted_by_user(chosen.error());
     if (!chosen) return tl::make_unexpected(chosen.error());
     automatic = std::move(*chosen);

@@ -14,7 +14,9 @@ namespace quern::tools {
 
 namespace {
 constexpr std::string_view kAuto = "auto:";
-}
+/// A checksum's entry: length, hash, type, shape and name.
+constexpr std::size_t kChecksumBytes = 192;
+}  // namespace
 
 void add_auto_options(CLI::App& command, AutoArguments& arguments) {
   command.add_option("--file", arguments.file, "auto: the calibration text on which errors are measured; -: standard input");
@@ -64,6 +66,7 @@ Result<AutoTypes> choose_auto(const GgufFile& file, const std::string& type, con
   options.quick = arguments.quick;
   options.context_tokens = arguments.context;
   options.chunks = arguments.chunks;
+  if (arguments.checksums) options.metadata_bytes += kChecksumBytes * file.tensors().size();
   options.progress = [&](std::string_view stage, std::int64_t done, std::int64_t all) -> Result<void> {
     progress.update(stage, done, all, stage == "gathering activations" ? "chunks" : "tensors");
     if (interrupted()) return io_error("interrupted: nothing was written");

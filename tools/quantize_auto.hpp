@@ -16,6 +16,7 @@ struct AutoArguments {
   bool quick = false;
   std::int64_t context = 512;
   std::int64_t chunks = 0;
+  bool checksums = false;  ///< of each tensor in the new file's metadata
 };
 
 /// --file, --quick, --context and --chunks.

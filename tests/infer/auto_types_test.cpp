@@ -261,7 +261,7 @@ TEST_P(AutoTypesOf, FitsTheSizeAndUsesItWell) {
 
 INSTANTIATE_TEST_SUITE_P(Models, AutoTypesOf,
                          testing::Values(model_of("qwen2"), model_of("gpt2"), model_of("phi3"), model_of("qwen3moe", 4)),
-                         [](const auto& info) { return info.param.name; });
+                         [](const auto& tested) { return tested.param.name; });
 
 TEST(AutoTypes, ThreadsDoNotChangeTheChoice) {
   const auto image = published_model_image(model_of("qwen2"));

@@ -120,9 +120,9 @@ TEST_P(Collecting, ThreadsDoNotChangeABit) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Models, Collecting, testing::ValuesIn(published_models()), [](const auto& info) {
+INSTANTIATE_TEST_SUITE_P(Models, Collecting, testing::ValuesIn(published_models()), [](const auto& tested) {
   std::string name;
-  for (const char c : info.param.name) name += std::isalnum(static_cast<unsigned char>(c)) != 0 ? c : '_';
+  for (const char c : tested.param.name) name += std::isalnum(static_cast<unsigned char>(c)) != 0 ? c : '_';
   return name;
 });
 
