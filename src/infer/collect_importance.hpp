@@ -61,8 +61,8 @@ class ImportanceCollector final : public ActivationObserver {
 struct CollectOptions {
   bool head = false;       ///< of the matrix that makes logits too (output.weight, or the tied token_embd.weight)
   bool fused_too = false;  ///< see observed_matrices
-  std::string dataset;     ///< the text's name
-  ChunkProgress progress;
+  std::string dataset{};   ///< the text's name
+  ChunkProgress progress{};
 };
 
 /// The importance matrix of a model over a text. Deterministic where the decoder is.
