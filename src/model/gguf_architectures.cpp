@@ -35,7 +35,8 @@ constexpr std::array kArchitectures{
                     .wide_scale_layers = 46,
                     .attention_soft_cap = Presence::required,
                     .final_soft_cap = Presence::required,
-                    .head = Presence::never},
+                    .head = Presence::never,
+                    .always_windowed = true},
     ArchitectureRow{.name = "gemma3",
                     .mlp = MlpKind::geglu,
                     .qk_norm = true,
@@ -65,7 +66,8 @@ constexpr std::array kArchitectures{
                     .mlp_bias = Presence::filled,
                     .router_bias = Presence::filled,
                     .head = Presence::filled,
-                    .norm2_after_attention = true},
+                    .norm2_after_attention = true,
+                    .always_windowed = true},
     // Its sliding window key is not applied, as in llama.cpp.
     ArchitectureRow{.name = "phi3", .long_rope_factors = Presence::optional, .fused_qkv = true, .fused_gate_up = true},
 };
@@ -115,7 +117,6 @@ std::string obstacle_of_scales(const ArchitectureRow& row, const ModelConfig& c)
     if (std::abs(wanted - own) > 1e-6F * own) return fmt::format("attention_scale {}", wanted);
   }
   if (c.window > 0 && !row.windowed) return fmt::format("window {}", c.window);
-  if (c.window > 0 && c.window_period != row.window_period) return fmt::format("window_period {}", c.window_period);
   return "";
 }
 

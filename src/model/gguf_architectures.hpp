@@ -51,6 +51,7 @@ struct ArchitectureRow {
   bool fused_qkv = false;              // one tensor attn_qkv
   bool fused_gate_up = false;          // ffn_up holds gate rows, then up rows
   bool norm2_after_attention = false;  // the norm before the feed-forward part is called post_attention_norm
+  bool always_windowed = false;        // readers take a window of their own, or fail, where the key is missing
 };
 
 /// Every architecture, in the order in which a writer tries them.

@@ -146,8 +146,10 @@ void read_windows(Keys& keys, const ArchitectureRow& row, ModelConfig& c) {
   c.window_period = row.window_period;
   const std::string_view key = "attention.sliding_window_pattern";
   if (!keys.has(key)) return;
-  if (!keys.is_array(key)) {
-    c.window_period = keys.integer(key, 1, kMaxLayers);
+  if (!keys.is_array(key)) {  // 0: every layer is windowed, 1: none
+    c.window_period = keys.integer(key, 0, kMaxLayers);
+    if (c.window_period == 1) c.window = 0;
+    if (c.window_period == 0) c.window_period = 1;
     return;
   }
   const std::vector<bool> pattern = keys.bools(key);

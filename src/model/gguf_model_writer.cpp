@@ -196,6 +196,14 @@ Result<Layout> make_layout(const ModelStream& stream, const StreamWriteOptions& 
   if (!row) return tl::make_unexpected(row.error());
   layout.row = *row;
   LayoutMaker(stream, options, layout).make();
+  const ModelConfig& c = stream.config;
+  const ModelConfig usual;
+  if (c.rope_scaling == RopeScaling::yarn &&
+      (c.rope_beta_fast != usual.rope_beta_fast || c.rope_beta_slow != usual.rope_beta_slow)) {
+    layout.remarks.push_back(fmt::format(
+        "rope_beta_fast {} and rope_beta_slow {} are written, but llama.cpp takes {} and {} for this architecture",
+        c.rope_beta_fast, c.rope_beta_slow, usual.rope_beta_fast, usual.rope_beta_slow));
+  }
   return layout;
 }
 
@@ -236,7 +244,14 @@ void add_hyper_parameters(GgufWriter& writer, const ArchitectureRow& row, const 
                  c.norm_eps);
   writer.add_u32(a + "vocab_size", size(c.vocab));
   add_rope(writer, a, row, c);
-  if (row.windowed && c.window > 0) writer.add_u32(a + "attention.sliding_window", size(c.window));
+  if (row.windowed && c.window > 0) {
+    writer.add_u32(a + "attention.sliding_window", size(c.window));
+    if (c.window_period != row.window_period) {  // 0: every layer
+      writer.add_u32(a + "attention.sliding_window_pattern", c.window_period > 1 ? size(c.window_period) : 0);
+    }
+  } else if (row.always_windowed) {
+    writer.add_u32(a + "attention.sliding_window", size(c.context));  // sees all of a text
+  }
   if (row.attention_soft_cap != Presence::never) writer.add_f32(a + "attn_logit_softcapping", c.attention_soft_cap);
   if (row.final_soft_cap != Presence::never && c.final_soft_cap != 0.0F) {
     writer.add_f32(a + "final_logit_softcapping", c.final_soft_cap);

@@ -176,6 +176,19 @@ std::vector<Journey> journeys() {
   add("gpt2", "gpt2", [&](ModelConfig& c) { gpt2(c), c.norm_bias = c.attention_bias = c.mlp_bias = true; });
   add("gpt2 without biases", "gpt2", gpt2);
   add("gpt2 untied", "gpt2", [&](ModelConfig& c) { gpt2(c), c.norm_bias = true, c.tied_embeddings = false; });
+  const auto gemma = [](ModelConfig& c) {
+    c.mlp = MlpKind::geglu, c.post_norms = true, c.embedding_scale = static_cast<float>(std::sqrt(32.0)), c.layers = 4;
+  };
+  const auto gemma2 = [&](ModelConfig& c) { gemma(c), c.attention_soft_cap = 50.0F, c.final_soft_cap = 30.0F; };
+  add("gemma2", "gemma2", [&](ModelConfig& c) { gemma2(c), c.window = 4, c.window_period = 2; });
+  add("gemma2 without windows", "gemma2", gemma2);
+  add("gemma3", "gemma3", [&](ModelConfig& c) { gemma(c), c.qk_norm = true, c.window = 4, c.window_period = 3; });
+  add("gemma3 all windowed", "gemma3", [&](ModelConfig& c) { gemma(c), c.qk_norm = true, c.window = 4; });
+  const auto gpt_oss = [](ModelConfig& c) {
+    c.mlp = MlpKind::swiglu_clamped, c.attention_sinks = true, c.experts = 3, c.experts_used = 2;
+  };
+  add("gpt-oss", "gpt-oss", [&](ModelConfig& c) { gpt_oss(c), c.window = 4, c.window_period = 2; });
+  add("gpt-oss without windows", "gpt-oss", gpt_oss);
   return list;
 }
 
@@ -199,6 +212,16 @@ TEST_F(ModelStreamTest, CheckpointsComeBackFromGgufBitForBit) {
       const auto published = model_config_from_gguf(*file);
       ASSERT_TRUE(published) << published.error().message;
       EXPECT_TRUE(bind_gguf_weights(*file, *published, WeightPrecision::f32, 12));
+      for (std::int64_t layer = 0; layer < journey.config.layers; ++layer) {
+        // A window that sees all of a text is as good as none.
+        const bool windowed = published->windowed(layer) && published->window < journey.config.context;
+        EXPECT_EQ(windowed, journey.config.windowed(layer)) << layer;
+        EXPECT_TRUE(!windowed || published->window == journey.config.window) << layer;
+      }
+      // llama.cpp assumes 4096 tokens for one of them and does not open the other without the key.
+      if (journey.architecture == "gemma2" || journey.architecture == "gpt-oss") {
+        EXPECT_NE(file->find(journey.architecture + ".attention.sliding_window"), nullptr);
+      }
 
       const auto back = stream_gguf(path("model.gguf"));
       ASSERT_TRUE(back) << back.error().message;
