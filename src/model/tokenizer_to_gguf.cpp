@@ -96,6 +96,8 @@ Result<bool> merges_make_every_token(const TokenizerData& data) {
 Result<std::string> name_pretokenizer(const TokenizerData& data) {
   const VocabularyDescription& description = data.published->source;
   if (!description.pretokenizer_name.empty()) return description.pretokenizer_name;
+  // Our bytes and ASCII characters. Where nothing is merged, every byte is a token, however words are cut.
+  if (description.split_rules.empty() && description.merges.empty() && !description.ignore_merges) return "gpt-2";
   const auto names = find_pretokenizer_names(description.split_rules);
   if (names.empty()) {
     std::string rules;

@@ -116,6 +116,17 @@ TEST_P(OwnKinds, GiveTheSameIdsAfterGguf) {
   }
 }
 
+TEST_P(OwnKinds, GoThroughAFolderToGguf) {
+  const Tokenizer tokenizer = make();
+  const auto files = huggingface_tokenizer_files(tokenizer, "");
+  ASSERT_TRUE(files) << files.error().message;
+  const auto json = Tokenizer::from_huggingface_json(files->tokenizer_json, "written");
+  ASSERT_TRUE(json) << json.error().message;
+  const auto gguf = through_gguf(*json, tokenizer.vocab_size());
+  ASSERT_TRUE(gguf) << gguf.error().message;
+  expect_same_texts(tokenizer, *gguf);
+}
+
 INSTANTIATE_TEST_SUITE_P(All, OwnKinds, testing::Range(0, 8));
 
 TEST(AddTokenizer, RefusesAVocabularySmallerThanTheTokenizer) {
