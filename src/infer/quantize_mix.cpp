@@ -114,12 +114,15 @@ Role role_of(std::string_view name) {
   return Role::other;
 }
 
+/// More layers than any model has: a file can claim what it likes.
+constexpr std::int64_t kMaxLayers = std::int64_t{1} << 20;
+
 /// N of "blk.N.", or 0.
 std::int64_t layer_of(std::string_view name) {
   constexpr std::string_view kPrefix = "blk.";
   std::int64_t layer = 0;
   if (name.starts_with(kPrefix)) (void)std::from_chars(name.data() + kPrefix.size(), name.data() + name.size(), layer);
-  return layer;
+  return std::clamp<std::int64_t>(layer, 0, kMaxLayers);
 }
 
 /// What the rules ask about a model.
@@ -151,7 +154,7 @@ Result<Model> model_of(const GgufFile& file) {
     if (role == Role::output) model.tied = false;
     if (tensor.name.starts_with("blk.")) model.layers = std::max(model.layers, layer_of(tensor.name) + 1);
   }
-  if (said_layers > 0) model.layers = said_layers;
+  if (said_layers > 0) model.layers = std::min(said_layers, kMaxLayers);
   model.llama_70b = model.layers == 80 && kv_heads > 0 && heads != kv_heads;
   return model;
 }

@@ -374,5 +374,21 @@ TEST(QuantizeMixTest, LayersAreCountedWhereTheFileDoesNotSay) {
   EXPECT_EQ((*choices)[1].type, ElementType::q4_k);
 }
 
+// A file can claim any number of layers: the rules' arithmetic must stand it.
+TEST(QuantizeMixTest, AbsurdNumbersOfLayersAreNoTrouble) {
+  GgufBuilder builder;
+  builder.text("general.architecture", "llama");
+  builder.raw("llama.block_count", gguf::kU64, GgufBuilder::bytes_of_number(std::uint64_t{1} << 62));
+  builder.tensor("blk.9223372036854775807.ffn_down.weight", kIdF16, {256, 2}, std::string(1024, '\0'));
+  builder.tensor("blk.-9223372036854775808.attn_v.weight", kIdF16, {256, 2}, std::string(1024, '\0'));
+  const auto image = builder.build();
+  const auto file = GgufFile::parse(image, "image");
+  ASSERT_TRUE(file);
+  const auto choices = choose_types(*file, {.mix = "Q4_K_M"});
+  ASSERT_TRUE(choices) << choices.error().message;
+  EXPECT_EQ((*choices)[0].type, ElementType::q6_k);  // the last of 2^20
+  EXPECT_EQ((*choices)[1].type, ElementType::q6_k);  // the only attn_v is the last, too
+}
+
 }  // namespace
 }  // namespace quern
