@@ -37,6 +37,7 @@ Result<FileStart> read_file_start(const std::string& path) {
   file.read(start.bytes.data(), std::ssize(start.bytes));
   if (file.bad()) return io_error(fmt::format("{}: cannot be read", path));
   start.bytes.resize(static_cast<std::size_t>(file.gcount()));
+  if (start.bytes.empty()) return bad_input(fmt::format("{}: the file is empty", path));
   start.kind = kind_of(start.bytes);
   return start;
 }

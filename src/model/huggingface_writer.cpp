@@ -78,6 +78,7 @@ struct Prepared {
   std::shared_ptr<const ModelStream> stream;
   internal::HuggingFaceChoice choice;
   internal::HuggingFaceTarget target;
+  HuggingFaceTokenizerFiles tokenizer;  ///< empty texts where the model has no vocabulary
 };
 
 Result<Prepared> prepare(const ModelStream& stream, const StreamWriteOptions& options) {
@@ -91,7 +92,11 @@ Result<Prepared> prepare(const ModelStream& stream, const StreamWriteOptions& op
   auto target = internal::huggingface_target(*prepared.stream, *choice->family, options.type);
   if (!target) return tl::make_unexpected(target.error());
   prepared.target = std::move(*target);
-  if (!stream.tokenizer) {
+  if (stream.tokenizer) {
+    auto files = huggingface_tokenizer_files(*stream.tokenizer, stream.facts.chat_template);
+    if (!files) return tl::make_unexpected(files.error());
+    prepared.tokenizer = std::move(*files);
+  } else {
     prepared.target.remarks.emplace_back("the model has no vocabulary: tokenizer.json is not written");
   }
   if (!stream.facts.named_chat_templates.empty()) {
@@ -195,12 +200,7 @@ Result<void> internal::write_huggingface_shards(const ModelStream& stream, const
                                                 const StreamWriteOptions& options, std::size_t shard_bytes) {
   const auto prepared = prepare(stream, options);
   if (!prepared) return tl::make_unexpected(prepared.error());
-  HuggingFaceTokenizerFiles tokenizer;
-  if (stream.tokenizer) {
-    auto files = huggingface_tokenizer_files(*stream.tokenizer, stream.facts.chat_template);
-    if (!files) return tl::make_unexpected(files.error());
-    tokenizer = std::move(*files);
-  }
+  const HuggingFaceTokenizerFiles& tokenizer = prepared->tokenizer;
   auto making = FolderInMaking::create(folder);
   if (!making) return tl::make_unexpected(making.error());
   if (auto written = write_weights(*making, *prepared, options, shard_bytes); !written) return written;

@@ -149,11 +149,14 @@ class Positions {
 };
 
 /// tokenizer.bin, or tokN.bin for vocabularies of other sizes, beside the checkpoint.
-std::string tokenizer_beside(const std::string& path, std::int64_t vocab) {
+Result<std::string> tokenizer_beside(const std::string& path, std::int64_t vocab) {
   const std::filesystem::path folder = std::filesystem::path(path).parent_path();
   std::error_code code;
-  const std::filesystem::path sized = folder / fmt::format("tok{}.bin", vocab);
-  return std::filesystem::exists(sized, code) ? sized.string() : (folder / "tokenizer.bin").string();
+  const std::string sized = fmt::format("tok{}.bin", vocab);
+  for (const std::string& name : {sized, std::string("tokenizer.bin")}) {
+    if (std::filesystem::exists(folder / name, code)) return (folder / name).string();
+  }
+  return bad_input(fmt::format("{}: expected its vocabulary beside it, in {} or tokenizer.bin, found neither", path, sized));
 }
 
 }  // namespace
@@ -204,8 +207,9 @@ Result<ModelStream> stream_llama2c(const std::string& path, const std::string& t
     tensor.release = [file, data, bytes = static_cast<std::size_t>(tensor.elements()) * 4] { file->release({data, bytes}); };
     stream.tensors.push_back(std::move(tensor));
   }
-  auto tokenizer =
-      load_llama2c_tokenizer(tokenizer_path.empty() ? tokenizer_beside(path, c.vocab) : tokenizer_path, c.vocab);
+  const auto vocabulary = tokenizer_path.empty() ? tokenizer_beside(path, c.vocab) : Result<std::string>(tokenizer_path);
+  if (!vocabulary) return tl::make_unexpected(vocabulary.error());
+  auto tokenizer = load_llama2c_tokenizer(*vocabulary, c.vocab);
   if (!tokenizer) return tl::make_unexpected(tokenizer.error());
   stream.tokenizer = std::move(*tokenizer);
   return stream;

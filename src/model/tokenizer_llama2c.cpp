@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "model/atomic_file.hpp"
+#include "model/file_kind.hpp"
 #include "model/tokenizer_files.hpp"
 #include "model/tokenizer_internal.hpp"
 #include "model/utf8.hpp"
@@ -96,6 +97,7 @@ Result<Tokenizer> internal::parse_llama2c_tokenizer(std::string_view bytes, std:
 }
 
 Result<Tokenizer> load_llama2c_tokenizer(const std::string& path, std::int64_t vocab) {
+  if (const auto start = read_file_start(path); !start) return tl::make_unexpected(start.error());  // no such file
   const auto bytes = read_whole_file(path, kMaxFileBytes);
   if (!bytes) return tl::make_unexpected(bytes.error());
   return internal::parse_llama2c_tokenizer(*bytes, vocab, path);

@@ -332,8 +332,8 @@ class Writer {
     for (const auto& [left, right] : merges) {
       for (const std::string& part : {left, right, left + right}) {
         if (!known.contains(part)) {
-          return bad_input(
-              fmt::format("tokenizer.json has merges of tokens, and \"{}\" in \"{} {}\" is none", part, left, right));
+          return bad_input(fmt::format(
+              "tokenizer.json merges tokens only: in the merge of \"{}\" and \"{}\", \"{}\" is none", left, right, part));
         }
       }
       list.push_back(spaces ? Json::array({left, right}) : Json(left + " " + right));

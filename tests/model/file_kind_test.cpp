@@ -29,7 +29,6 @@ TEST_F(FileKindTest, FirstBytesDecide) {
   EXPECT_EQ(start_of(" \n{\"a\": 1}").kind, FileKind::json);
   EXPECT_EQ(start_of("GGU").kind, FileKind::other);
   EXPECT_EQ(start_of("QUERNCK").kind, FileKind::other);
-  EXPECT_EQ(start_of("").kind, FileKind::other);
   EXPECT_EQ(start_of("  ").kind, FileKind::other);
   EXPECT_EQ(start_of("plain text").bytes, "plain te");
   EXPECT_EQ(read_file_start(folder_.string()).value().kind, FileKind::folder);
@@ -40,6 +39,11 @@ TEST_F(FileKindTest, WhatCannotBeReadGetsASentence) {
   ASSERT_FALSE(nothing);
   EXPECT_EQ(nothing.error().code, ErrorCode::bad_input);
   EXPECT_NE(nothing.error().message.find("nothing: no such file or folder"), std::string::npos);
+  std::ofstream(folder_ / "empty").flush();
+  const auto empty = read_file_start((folder_ / "empty").string());
+  ASSERT_FALSE(empty);
+  EXPECT_EQ(empty.error().code, ErrorCode::bad_input);
+  EXPECT_NE(empty.error().message.find("empty: the file is empty"), std::string::npos);
   const auto device = read_file_start("/dev/null");
   ASSERT_FALSE(device);
   EXPECT_EQ(device.error().message, "/dev/null: expected a regular file, found a device or pipe");

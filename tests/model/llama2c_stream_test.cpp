@@ -155,7 +155,12 @@ TEST_F(Llama2c, TheVocabularyMustBeThere) {
   const std::string model = folder_.write("other/model.bin", version_0(true)).string();
   const auto missing = stream_llama2c(model, "");
   ASSERT_FALSE(missing);
-  EXPECT_NE(missing.error().message.find("other/tokenizer.bin"), std::string::npos) << missing.error().message;
+  EXPECT_EQ(missing.error().code, ErrorCode::bad_input);
+  EXPECT_EQ(missing.error().message, model + ": expected its vocabulary beside it, in tok" + std::to_string(kVocab) +
+                                         ".bin or tokenizer.bin, found neither");
+  const auto absent = stream_llama2c(model, (folder_ / "absent.bin").string());
+  ASSERT_FALSE(absent);
+  EXPECT_EQ(absent.error().code, ErrorCode::bad_input) << absent.error().message;
   const auto named = stream_llama2c(model, (folder_ / "tokenizer.bin").string());
   ASSERT_TRUE(named) << named.error().message;
   EXPECT_EQ(named->tokenizer->vocab_size(), kVocab);

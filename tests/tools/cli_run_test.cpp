@@ -142,7 +142,7 @@ TEST_F(CliRun, MistakesGetASentence) {
   const std::string choice = "expected a GGUF file, a checkpoint or a run folder, found ";
   expect_refused("run " + folder().file("absent.gguf") + " -p x", "absent.gguf: no such file or folder");
   expect_refused("run " + folder().write("page.gguf", "<html>") + " -p x", choice + "a file that begins with '<html>'");
-  expect_refused("run " + folder().write("empty.gguf", "") + " -p x", choice + "a file that begins with ''");
+  expect_refused("run " + folder().write("empty.gguf", "") + " -p x", "the file is empty");
   expect_refused("run /dev/null -p x", "/dev/null: expected ");
   const std::string start = "run " + model() + " -p 'the cat' ";
   expect_refused(start + "--samplers top_k,bogus", "--samplers: ");
