@@ -15,6 +15,7 @@
 #include "model/file_kind.hpp"
 #include "model/gguf_values.hpp"
 #include "model/model_stream.hpp"
+#include "output_path.hpp"
 #include "progress.hpp"
 #include "run_model.hpp"
 #include "run_statistics.hpp"
@@ -125,17 +126,21 @@ Result<void> write_target(Format format, const ModelStream& stream, const std::s
 
 /// Refuses to write over what is there, over the source above all.
 Result<void> check_target(const Arguments& arguments, Format format) {
+  if (format != Format::huggingface) {
+    return check_output(arguments.out, {arguments.in, arguments.tokenizer}, arguments.force);
+  }
   std::error_code code;
+  if (arguments.out.empty()) return bad_input("the name of the folder to write is empty");
   if (!std::filesystem::exists(arguments.out, code)) return {};
   if (std::filesystem::equivalent(arguments.in, arguments.out, code)) {
     return bad_input(fmt::format("{}: is both what is read and what is to be written", arguments.out));
   }
-  if (format == Format::huggingface && std::filesystem::is_directory(arguments.out, code) &&
-      std::filesystem::is_empty(arguments.out, code)) {
-    return {};
+  if (!std::filesystem::is_directory(arguments.out, code)) {
+    return bad_input(
+        fmt::format("{}: expected a folder to write, found a file; --to gguf writes a file of any name", arguments.out));
   }
-  if (!arguments.force) return bad_input(fmt::format("{}: is there already; --force replaces it", arguments.out));
-  return {};
+  if (std::filesystem::is_empty(arguments.out, code)) return {};
+  return bad_input(fmt::format("{}: is there already, and a folder is never written over: name another", arguments.out));
 }
 
 Json to_json(const Arguments& arguments, Format from, Format to, const ModelStream& stream, const StreamPlan& plan,
@@ -204,15 +209,16 @@ Result<int> convert(const Arguments& arguments) {
 
   const auto start = std::chrono::steady_clock::now();
   if (!arguments.dry_run) {
-    catch_interrupts(false);
+    catch_endings(false);
     Progress progress(stderr);
     options.progress = [&](std::size_t done, std::size_t all) -> Result<void> {
       progress.update("writing", static_cast<std::int64_t>(done), static_cast<std::int64_t>(all), "B");
-      if (interrupted()) return io_error(fmt::format("{}: interrupted; nothing was written", arguments.out));
+      if (interrupted()) return io_error(fmt::format("{}: interrupted: nothing was written", arguments.out));
       return {};
     };
     auto wrote = write_target(*to, *stream, arguments.out, options);
     progress.finish();
+    if (!wrote && interrupted()) return report_interrupt(wrote.error());
     if (!wrote) return tl::make_unexpected(wrote.error());
   }
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();

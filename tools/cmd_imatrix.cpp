@@ -1,6 +1,5 @@
 // quern imatrix: how large the inputs of a model's matrices are over a text, for quantizing.
 #include <fmt/format.h>
-#include <signal.h>
 
 #include <algorithm>
 #include <memory>
@@ -9,6 +8,7 @@
 
 #include "command.hpp"
 #include "infer/collect_importance.hpp"
+#include "output_path.hpp"
 #include "progress.hpp"
 #include "run_model.hpp"
 
@@ -28,6 +28,7 @@ struct Arguments {
   std::int64_t context = 512;
   std::int64_t chunks = 0;
   bool head = false;
+  bool force = false;
   bool json = false;
 };
 
@@ -81,7 +82,10 @@ void print_table(const Arguments& arguments, const ImportanceMatrix& matrix) {
 }
 
 Result<int> imatrix(const Arguments& arguments) {
-  catch_interrupts(true);
+  if (auto free = check_output(arguments.out, {arguments.model.model, arguments.file}, arguments.force); !free) {
+    return tl::make_unexpected(free.error());
+  }
+  catch_endings(true);
   auto running = load_model(arguments.model, arguments.context);
   if (!running) return tl::make_unexpected(running.error());
   const LoadedModel& model = *(*running)->model;
@@ -102,10 +106,7 @@ Result<int> imatrix(const Arguments& arguments) {
   };
   const auto matrix = collect_importance((*running)->backend, model.weights(), (*running)->team, *chunks, options);
   progress.finish();
-  if (!matrix && interrupted()) {
-    fmt::print(stderr, "quern: {}\n", matrix.error().message);
-    return 128 + SIGINT;
-  }
+  if (!matrix && interrupted()) return report_interrupt(matrix.error());
   if (!matrix) return tl::make_unexpected(matrix.error());
   if (auto saved = save_importance_matrix(*matrix, arguments.out); !saved) return tl::make_unexpected(saved.error());
   if (arguments.json) {
@@ -135,6 +136,7 @@ void add_imatrix(CLI::App& app, Command& command) {
       ->capture_default_str();
   imatrix_command->add_flag("--output-tensor", arguments->head,
                             "Of output.weight too (token_embd.weight where it is tied): computes all logits");
+  imatrix_command->add_flag("--force", arguments->force, "Replace what is there");
   imatrix_command->add_flag("--json", arguments->json, "Print one JSON object with statistics of every tensor");
   imatrix_command->callback([&command, arguments] { command.run = [arguments] { return imatrix(*arguments); }; });
 }

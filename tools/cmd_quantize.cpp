@@ -1,10 +1,8 @@
 // quern quantize: a GGUF model with its matrices in other number formats.
 #include <fmt/format.h>
-#include <signal.h>
 
 #include <algorithm>
 #include <chrono>
-#include <filesystem>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -22,6 +20,7 @@
 #include "math/process_memory.hpp"
 #include "model/gguf_file.hpp"
 #include "model/gguf_values.hpp"
+#include "output_path.hpp"
 #include "progress.hpp"
 #include "quantize_auto.hpp"
 #include "quantize_report.hpp"
@@ -75,28 +74,6 @@ Result<MixOptions> mix_options(const Arguments& arguments) {
   return options;
 }
 
-/// What must be true before anything is read.
-Result<void> check_paths(const Arguments& arguments, const GgufFile& file) {
-  std::error_code code;
-  if (!std::filesystem::exists(arguments.out, code)) return {};
-  if (std::filesystem::equivalent(arguments.in, arguments.out, code)) {
-    return bad_input(fmt::format("{}: the output is the input: expected another file", arguments.out));
-  }
-  // Parts of a split model are NAME-00001-of-00003.gguf and so on.
-  constexpr std::size_t kNumberBytes = std::string_view("00001-of-00003.gguf").size();
-  for (int part = 1; file.parts() > 1 && part <= file.parts(); ++part) {
-    const std::string path =
-        fmt::format("{}{:05}-of-{:05}.gguf", arguments.in.substr(0, arguments.in.size() - kNumberBytes), part, file.parts());
-    if (std::filesystem::equivalent(path, arguments.out, code)) {
-      return bad_input(fmt::format("{}: the output is a part of the input: expected another file", arguments.out));
-    }
-  }
-  if (!arguments.force && !arguments.dry_run) {
-    return bad_input(fmt::format("{} exists; --force replaces it", arguments.out));
-  }
-  return {};
-}
-
 Result<std::optional<ImportanceMatrix>> load_importance(const std::string& path, const GgufFile& file) {
   std::optional<ImportanceMatrix> none;
   if (path.empty()) return none;
@@ -133,11 +110,6 @@ std::vector<QuantizedTensor> plan_of(const std::vector<TensorChoice>& choices) {
   return plan;
 }
 
-int interrupted_by_user(const Error& error) {
-  fmt::print(stderr, "quern: {}\n", message_line(error));
-  return 128 + SIGINT;
-}
-
 Result<int> quantize_file(const Arguments& arguments) {
   using Clock = std::chrono::steady_clock;
   const auto start = Clock::now();
@@ -147,7 +119,10 @@ Result<int> quantize_file(const Arguments& arguments) {
   if (!kernels) return tl::make_unexpected(kernels.error());
   const auto file = GgufFile::open(arguments.in);
   if (!file) return tl::make_unexpected(file.error());
-  if (auto checked = check_paths(arguments, *file); !checked) return tl::make_unexpected(checked.error());
+  if (!arguments.dry_run) {
+    const std::vector<std::string> inputs{arguments.in, arguments.importance, arguments.automatic.file};
+    if (auto free = check_output(arguments.out, inputs, arguments.force); !free) return tl::make_unexpected(free.error());
+  }
   const auto importance = load_importance(arguments.importance, *file);
   if (!importance) return tl::make_unexpected(importance.error());
   ThreadTeam team(arguments.threads > 0 ? static_cast<int>(arguments.threads) : default_thread_count());
@@ -156,11 +131,12 @@ Result<int> quantize_file(const Arguments& arguments) {
   std::optional<AutoTypes> automatic;
   Result<std::vector<TensorChoice>> choices;
   if (is_auto(arguments.type)) {
-    catch_interrupts(true);
+    if (arguments.pure) return bad_input("--pure is for mixes: auto:SIZE chooses a type for each tensor");
+    catch_endings(true);
     AutoArguments request = arguments.automatic;
     request.checksums = arguments.checksums;
     auto chosen = choose_auto(*file, arguments.type, request, *options, weights, **kernels, team, progress);
-    if (!chosen && interrupted()) return interrupted_by_user(chosen.error());
+    if (!chosen && interrupted()) return report_interrupt(chosen.error());
     if (!chosen) return tl::make_unexpected(chosen.error());
     automatic = std::move(*chosen);
     choices = automatic->choices;
@@ -177,7 +153,7 @@ Result<int> quantize_file(const Arguments& arguments) {
   if (arguments.dry_run) {
     tensors = plan_of(*choices);
   } else {
-    catch_interrupts(false);
+    catch_endings(false);
     QuantizeOptions run;
     run.importance = weights;
     run.importance_path = arguments.importance.empty() ? "gathered by auto" : arguments.importance;
@@ -190,7 +166,7 @@ Result<int> quantize_file(const Arguments& arguments) {
     };
     auto written = quantize_model(*file, *choices, **kernels, team, arguments.out, run);
     progress.finish();
-    if (!written && interrupted()) return interrupted_by_user(written.error());
+    if (!written && interrupted()) return report_interrupt(written.error());
     if (!written) return tl::make_unexpected(written.error());
     tensors = std::move(*written);
     seconds = std::chrono::duration<double>(Clock::now() - start).count();

@@ -1,6 +1,5 @@
 // quern inspect --verify: a GGUF file's tensors against the checksums in its metadata.
 #include <fmt/format.h>
-#include <signal.h>
 
 #include "command.hpp"
 #include "inspect_file.hpp"
@@ -47,7 +46,7 @@ Result<int> verify_gguf(const InspectOptions& options) {
     return interrupted() ? Result<void>(io_error("interrupted")) : Result<void>();
   });
   progress.finish();
-  if (!report && interrupted()) return 128 + SIGINT;
+  if (!report && interrupted()) return report_interrupt(report.error());
   if (!report) return tl::make_unexpected(report.error());
 
   const std::size_t intact = report->count(Verdict::intact);

@@ -39,8 +39,11 @@ bool is_auto(const std::string& type) {
 }
 
 Result<void> refuse_auto_options(const AutoArguments& arguments) {
-  if (arguments.file.empty() && !arguments.quick && arguments.chunks == 0) return {};
-  return bad_input("--file, --quick and --chunks are for the type auto:SIZE");
+  const AutoArguments none;
+  if (arguments.file.empty() && !arguments.quick && arguments.chunks == none.chunks && arguments.context == none.context) {
+    return {};
+  }
+  return bad_input("--file, --quick, --context and --chunks are for the type auto:SIZE");
 }
 
 Result<AutoTypes> choose_auto(const GgufFile& file, const std::string& type, const AutoArguments& arguments,

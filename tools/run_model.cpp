@@ -9,6 +9,7 @@
 #include <chrono>
 #include <cstdio>
 
+#include "command.hpp"
 #include "math/dispatch.hpp"
 #include "model/atomic_file.hpp"
 
@@ -24,12 +25,21 @@ Result<std::optional<ElementType>> kv_type_of(const std::string& word) {
 }
 
 std::atomic<bool> interrupt_seen{false};
+std::atomic<int> interrupt_signal{SIGINT};  // of the first that was seen
 std::atomic<bool> second_interrupt_ends{false};
 void on_interrupt(int signal) {
-  if (interrupt_seen.exchange(true) && second_interrupt_ends) {
+  if (!interrupt_seen.exchange(true)) {
+    interrupt_signal = signal;
+  } else if (second_interrupt_ends) {
     ::signal(signal, SIG_DFL);
     ::raise(signal);
   }
+}
+
+void catch_signal(int signal) {
+  struct sigaction action {};
+  action.sa_handler = on_interrupt;
+  sigaction(signal, &action, nullptr);
 }
 
 }  // namespace
@@ -115,12 +125,22 @@ Result<std::string> read_text(const std::string& path, std::size_t max_bytes) {
 
 void catch_interrupts(bool second_ends) {
   second_interrupt_ends = second_ends;
-  struct sigaction action {};
-  action.sa_handler = on_interrupt;
-  sigaction(SIGINT, &action, nullptr);
+  catch_signal(SIGINT);
+}
+
+void catch_endings(bool second_ends) {
+  catch_interrupts(second_ends);
+  catch_signal(SIGTERM);
+  struct sigaction hangup {};
+  if (sigaction(SIGHUP, nullptr, &hangup) == 0 && hangup.sa_handler != SIG_IGN) catch_signal(SIGHUP);  // not under nohup
 }
 
 bool interrupted() { return interrupt_seen.load(std::memory_order_relaxed); }
 void forget_interrupt() { interrupt_seen.store(false); }
+
+int report_interrupt(const Error& error) {
+  fmt::print(stderr, "quern: {}\n", message_line(error));
+  return 128 + interrupt_signal;
+}
 
 }  // namespace quern::tools

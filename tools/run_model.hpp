@@ -57,7 +57,11 @@ struct RunningModel {
 /// Catches SIGINT: interrupted() says that one came, until forget_interrupt(). With `second_ends` a second one ends the
 /// program, for work that does not look often. Reads that wait are cut short.
 void catch_interrupts(bool second_ends);
+/// The same for SIGTERM, and for SIGHUP where it is not ignored: for commands that would leave half of a file behind.
+void catch_endings(bool second_ends);
 [[nodiscard]] bool interrupted();
+/// Prints the sentence of work that a signal ended, and gives the exit code, 128 + the signal's number.
+[[nodiscard]] int report_interrupt(const Error& error);
 void forget_interrupt();
 
 }  // namespace quern::tools

@@ -72,6 +72,10 @@ TEST_F(CliConvert, MistakesGetASentence) {
   EXPECT_EQ(std::filesystem::file_size(out("there.gguf")), 4U);
   ASSERT_EQ(convert(run + " " + out("there.gguf") + " --force").code, 0);
   EXPECT_GT(std::filesystem::file_size(out("there.gguf")), 4U);
+  expect_refused("convert " + run + " " + run + " --to huggingface --force", "is both what is read and what is to be");
+  expect_refused("convert " + run + " " + folder().file(".") + " --force", "a folder is never written over");
+  expect_refused("convert " + run + " " + out("there.gguf") + " --to huggingface --force", "expected a folder to write");
+  expect_refused("convert " + run + " ''", "the name of the folder to write is empty");
   expect_refused("convert " + out("there.gguf") + " " + out("there.gguf") + " --force",
                  "is both what is read and what is to be");
   expect_refused("convert " + folder().write("bad.gguf", "GGUF") + " " + out("x.gguf"), "bad.gguf: ");

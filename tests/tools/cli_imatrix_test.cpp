@@ -64,6 +64,14 @@ TEST_F(CliImatrix, MistakesGetASentence) {
   expect_refused("imatrix " + model() + " --context 64 --file " + folder().write("short.txt", "the cat") + " -o " + out,
                  "7 tokens are less than one chunk of 64");
   expect_refused("imatrix " + text_ + " --file " + text_ + " -o " + out, "text.txt");
+  const std::string in = gguf(), before = read_text_file(in), start = "imatrix " + in + " --context 32 --file " + text_;
+  expect_refused(start + " --force -o " + in, "is both what is read and what is to be written");
+  expect_refused(start + " --force -o " + text_, "is both what is read and what is to be written");
+  expect_refused(start + " -o " + folder().write("there", "mine"), "there: is there already; --force replaces it");
+  expect_refused(start + " -o ''", "the name of the file to write is empty");
+  EXPECT_EQ(run_quern(start + " -o " + folder().file("absent/m")).code, 1) << "told before the work";
+  EXPECT_EQ(read_text_file(in), before);
+  EXPECT_EQ(read_text_file(folder().file("there")), "mine");
   EXPECT_FALSE(std::filesystem::exists(out));
 }
 
@@ -74,6 +82,9 @@ TEST_F(CliImatrix, InterruptedWritesNothing) {
       run_shell("timeout --preserve-status -s INT 1 " QUERN_BINARY " imatrix " + model() + " --file " + text + " -o " + out);
   EXPECT_EQ(result.code, 130) << result.err;
   EXPECT_TRUE(contains(result.err, "interrupted: nothing was written")) << result.err;
+  const ProgramResult ended = run_shell("timeout --preserve-status -s TERM 1 " QUERN_BINARY " imatrix " + model() +
+                                        " --file " + text + " -o " + out);
+  EXPECT_EQ(ended.code, 143) << ended.err;
   EXPECT_FALSE(std::filesystem::exists(out));
 }
 

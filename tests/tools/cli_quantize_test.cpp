@@ -119,6 +119,8 @@ TEST_F(CliQuantizeTest, MistakesAreOneSentence) {
                "--tensor-type: expected a type such as Q4_K, Q8_0 or F16, found 'Q4_K_M'");
   expect_error(quantize("Q8_0 --keep-output IQ1_S"),
                "--keep-output: expected a type such as Q4_K, Q8_0 or F16, found 'IQ1_S'");
+  expect_error(quantize("auto:6bpw --pure --file x"), "--pure is for mixes: auto:SIZE chooses a type for each tensor");
+  expect_error(quantize("Q8_0 --context 64"), "--file, --quick, --context and --chunks are for the type auto:SIZE");
   expect_error(quantize("Q8_0 --imatrix " + folder_.file("none")), folder_.file("none") + ": no such file or folder");
   expect_error(run_quern("quantize " + folder_.file("none") + " " + out_ + " Q8_0"),
                folder_.file("none") + ": no such file");
@@ -128,13 +130,13 @@ TEST_F(CliQuantizeTest, NeitherInputNorOtherFilesAreReplacedUnasked) {
   const std::string before = read_text_file(model_);
   const ProgramResult same = run_quern("quantize " + model_ + " " + folder_.file(".") + "/model.gguf Q8_0 --force");
   EXPECT_EQ(same.code, 2);
-  EXPECT_TRUE(contains(same.err, "the output is the input")) << same.err;
+  EXPECT_TRUE(contains(same.err, "is both what is read and what is to be written")) << same.err;
   EXPECT_EQ(read_text_file(model_), before);
 
   EXPECT_EQ(folder_.write("out.gguf", "something else"), out_);
   const ProgramResult there = quantize("Q8_0");
   EXPECT_EQ(there.code, 2);
-  EXPECT_EQ(there.err, "quern: " + out_ + " exists; --force replaces it\n");
+  EXPECT_EQ(there.err, "quern: " + out_ + ": is there already; --force replaces it\n");
   EXPECT_EQ(read_text_file(out_), "something else");
   EXPECT_EQ(quantize("Q8_0 --force").code, 0);
   EXPECT_TRUE(read_text_file(out_).starts_with("GGUF"));
@@ -155,7 +157,7 @@ TEST_F(CliQuantizeTest, PartsOfASplitModelAreNotReplaced) {
   const std::string second = folder_.file("m-00002-of-00002.gguf"), before = read_text_file(second);
   const ProgramResult part = run_quern("quantize " + first + " " + second + " Q8_0 --force");
   EXPECT_EQ(part.code, 2);
-  EXPECT_EQ(part.err, "quern: " + second + ": the output is a part of the input: expected another file\n");
+  EXPECT_EQ(part.err, "quern: " + second + ": is both what is read and what is to be written\n");
   EXPECT_EQ(read_text_file(second), before);
   const std::string beside = folder_.write("m-q8.gguf", "x");
   const ProgramResult good = run_quern("quantize " + first + " " + beside + " Q8_0 --force");
