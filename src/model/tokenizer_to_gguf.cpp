@@ -93,13 +93,12 @@ Result<bool> merges_make_every_token(const TokenizerData& data) {
 }
 
 // GGUF's name of what cuts the words.
-Result<std::string> name_pretokenizer(const TokenizerData& data) {
-  const VocabularyDescription& description = data.published->source;
+Result<std::string> name_pretokenizer(const TokenizerData& data, const VocabularyDescription& description) {
   if (!description.pretokenizer_name.empty()) return description.pretokenizer_name;
-  // Our bytes and ASCII characters. Where nothing is merged, every byte is a token, however words are cut.
-  if (description.split_rules.empty() && description.merges.empty() && !description.ignore_merges) return "gpt-2";
   const auto names = find_pretokenizer_names(description.split_rules);
   if (names.empty()) {
+    // Our bytes and ASCII characters: where nothing is merged, every byte is a token, however words are cut.
+    if (description.merges.empty() && !description.ignore_merges) return "gpt-2";
     std::string rules;
     for (const SplitRule& rule : description.split_rules) {
       rules += (rules.empty() ? "" : ", then ") + rule.pattern.substr(0, 200);
@@ -126,7 +125,7 @@ Result<void> describe_byte_level(const TokenizerData& data, GgufVocabulary& voca
       return bad_input(fmt::format("GGUF has no place for the normalizer that writes \"{}\"", step.to));
     }
   }
-  auto name = name_pretokenizer(data);
+  auto name = name_pretokenizer(data, description);
   if (!name) return tl::make_unexpected(name.error());
   vocabulary.model = "gpt2";
   vocabulary.pre = std::move(*name);
