@@ -322,6 +322,9 @@ TEST(PublishedInSmall, RefusesWhatGgufCannotSay) {
       {"type": "Split", "pattern": {"Regex": "q+"}, "behavior": "Isolated"},
       {"type": "ByteLevel", "add_prefix_space": false, "use_regex": false}]})"),
                  "q+");
+  // It has merges, so that it matters that nothing cuts.
+  expect_refused(small_byte_level("null", R"({"type": "ByteLevel", "add_prefix_space": false, "use_regex": false})"),
+                 "pre-tokenizer: none");
 }
 
 TEST(PublishedInSmall, RefusesWhatTokenizerJsonCannotSay) {
