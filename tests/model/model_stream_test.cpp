@@ -272,6 +272,28 @@ TEST_F(ModelStreamTest, WhatNoArchitectureHasIsNamed) {
   expect_named("attention_sinks true", [](ModelConfig& c) { c.attention_sinks = true; });
 }
 
+TEST(PlanGguf, SaysWhichBetasOfYarnOthersDoNotRead) {
+  ModelStream stream;
+  stream.config = journeys().front().config;
+  stream.config.vocab = 257;
+  stream.config.rope_scaling = RopeScaling::yarn;
+  stream.config.rope_factor = 4.0F;
+  for (const StreamTensorSpec& spec : stream_tensors(stream.config)) {
+    stream.tensors.emplace_back();
+    stream.tensors.back().name = spec.name;
+    stream.tensors.back().shape = spec.shape;
+  }
+  auto plan = plan_gguf(stream, {});
+  ASSERT_TRUE(plan) << plan.error().message;
+  EXPECT_TRUE(plan->remarks.empty()) << plan->remarks.front();
+  stream.config.rope_beta_fast = 16.0F;
+  plan = plan_gguf(stream, {});
+  ASSERT_TRUE(plan) << plan.error().message;
+  ASSERT_EQ(plan->remarks.size(), 1U);
+  EXPECT_NE(plan->remarks[0].find("rope_beta_fast 16 and rope_beta_slow 1 are written"), std::string::npos)
+      << plan->remarks[0];
+}
+
 TEST_F(ModelStreamTest, TypesOfMatrices) {
   ModelConfig config = journeys().front().config;
   config.vocab = 257;
