@@ -59,6 +59,11 @@ Result<void> choose_tokenizer(const std::string& word, bool vocab_given, Prepare
     options.tokenizer = kind->second;
     return {};
   }
+  // A corpus may be prepared again with its own tokenizer; a model would be lost.
+  std::error_code code;
+  if (std::filesystem::equivalent(options.out, word, code) && !open_corpus(options.out)) {
+    return bad_input(fmt::format("{}: is both the file of the tokenizer and the corpus to write", options.out));
+  }
   auto tokenizer = tokenizer_of_file(word);
   if (!tokenizer) {
     return bad_input(

@@ -135,6 +135,19 @@ TEST(CliData, TakesTheTokenizerOfAFile) {
   }
 }
 
+TEST(CliData, DoesNotWriteOverTheFileOfTheTokenizer) {
+  const TestFolder folder("quern_cli_data_over");
+  const std::string source = folder.write("cats.txt", some_text()), corpus = folder.file("cats.h5");
+  ASSERT_EQ(run_quern("data prepare " + source + " --vocab 280 --out " + corpus).code, 0);
+  const std::string json = folder.file("tokenizer.json");
+  ASSERT_EQ(run_quern("data tokenizer " + corpus + " --out " + json).code, 0);
+  const std::string before = read_text_file(json);
+  const ProgramResult over = run_quern("data prepare " + source + " --tokenizer " + json + " --force --out " + json);
+  EXPECT_EQ(over.code, 2);
+  EXPECT_TRUE(contains(over.err, "is both the file of the tokenizer and the corpus to write")) << over.err;
+  EXPECT_EQ(read_text_file(json), before);
+}
+
 TEST(CliData, WritesTheTokenizerForHuggingFace) {
   const TestFolder folder("quern_cli_data_tokenizer");
   const std::string source = folder.write("cats.txt", some_text()), corpus = folder.file("cats.h5");
