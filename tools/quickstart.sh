@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # From a fresh clone to a trained model and its text: installs what is missing, builds, prepares the King James text, trains
-# configs/quickstart.yaml for a minute or two, and prints a sample. A second run reuses all of it.
+# configs/quickstart.yaml for a minute or two, prints a sample, and exports the model to GGUF. A second run reuses all of it.
 #
 #   tools/quickstart.sh [--steps N] [--dir RUN_FOLDER]
 #
@@ -61,9 +61,24 @@ fi
 step "Sample"
 "$quern" sample "$run_dir" -p "And God said" --tokens 120 --seed 1
 
+step "GGUF: the same model for any GGUF program"
+gguf=$run_dir/model.gguf
+"$quern" convert "$run_dir" "$gguf" --force
+"$quern" convert "$run_dir" "$run_dir/model-q8_0.gguf" --type q8_0 --force
+prompt="And God said"
+greedy=(-p "$prompt" --temperature 0 --tokens 40 --precision f32)
+trained=$("$quern" sample "$run_dir" "${greedy[@]}")
+exported=$prompt$("$quern" run "$gguf" "${greedy[@]}")
+printf '%s\n' "$exported"
+[[ $exported == "$trained" ]] || { say "the GGUF file's text is not the checkpoint's: $trained" >&2; exit 1; }
+say "the likeliest text of model.gguf is the checkpoint's, token by token"
+say "model-q8_0.gguf, a quarter of the size:"
+"$quern" run "$run_dir/model-q8_0.gguf" "${greedy[@]}"
+
 step "Done in $((SECONDS - started)) s. What to try next"
 cat <<NEXT
   $quern sample "$run_dir" -p "In the beginning" --temperature 0.7
+  $quern quantize "$gguf" "$run_dir/model-q4_k_m.gguf" Q4_K_M
   $quern train configs/quickstart.yaml train.steps=5000 run.dir=runs/longer
   $quern train configs/quickstart.yaml --dry-run    # parameters, memory and FLOP of a run
   $quern data prepare YOUR.txt --out data/yours.h5  # then: train ... data.corpus=data/yours.h5

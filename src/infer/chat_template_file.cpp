@@ -95,7 +95,8 @@ Result<std::string> chat_template_of(const GgufFile& model, std::string_view nam
 
 Result<std::string> read_chat_template(const std::filesystem::path& path, std::string_view name) {
   std::error_code error;
-  if (!std::filesystem::is_other(path, error)) {  // a pipe's first bytes must not be taken from it
+  const bool empty = std::filesystem::is_regular_file(path, error) && std::filesystem::file_size(path, error) == 0;
+  if (!empty && !std::filesystem::is_other(path, error)) {  // a pipe's first bytes must not be taken from it
     const Result<FileStart> start = read_file_start(path.string());
     if (!start) return tl::make_unexpected(start.error());
     if (start->kind == FileKind::folder) return from_folder(path, name);

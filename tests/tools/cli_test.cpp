@@ -17,9 +17,9 @@ namespace {
 bool contains(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
 
 const std::vector<std::string> kCommands = {
-    "data",        "data prepare",    "data info", "data tokenizer", "train",  "sample",     "hardware",
-    "config-keys", "completion",      "run",       "chat",           "logits", "perplexity", "tokenize",
-    "detokenize",  "render-template", "inspect"};
+    "data",        "data prepare",    "data info", "data tokenizer", "train",    "sample",     "hardware",
+    "config-keys", "completion",      "run",       "chat",           "logits",   "perplexity", "tokenize",
+    "detokenize",  "render-template", "inspect",   "convert",        "quantize", "imatrix"};
 
 /// A failure that is the user's: exit code 2, one sentence on standard error, nothing on standard output.
 void expect_bad_input(const std::string& arguments, const std::string& part) {
@@ -62,7 +62,8 @@ TEST(Cli, UsageErrorsExitWithTwo) {
   expect_bad_input("--bogus", "unknown argument `--bogus`");
   expect_bad_input("data", "subcommand is required; `quern data --help` says more");
   expect_bad_input("data prepare", "SOURCE is required; `quern data prepare --help`");
-  expect_bad_input("data prepare x --out y --tokenizer wordpiece", "wordpiece not in {char,byte,bpe}");
+  expect_bad_input("data prepare x --out y --tokenizer wordpiece",
+                   "--tokenizer: expected char, byte, bpe or a file that has one: wordpiece: no such file");
   expect_bad_input("data prepare x --out y --vocab many", "many");
   expect_bad_input("data prepare x --out y --threads -1", "--threads");
   expect_bad_input("completion tcsh", "tcsh not in {bash,zsh,fish}");
@@ -112,7 +113,7 @@ TEST(Cli, CompletionScriptsKnowEveryCommand) {
     const ProgramResult script = run_quern("completion " + shell);
     EXPECT_EQ(script.code, 0);
     for (const std::string& command : kCommands) EXPECT_TRUE(contains(script.out, "quern " + command)) << shell << command;
-    for (const char* word : {"char byte bpe", "train.steps=", "dry-run", "markdown"}) {
+    for (const char* word : {"gguf checkpoint huggingface", "train.steps=", "dry-run", "markdown"}) {
       EXPECT_TRUE(contains(script.out, word)) << shell << ": " << word;
     }
     // The shell's own check of the syntax, where the shell is there.
@@ -136,7 +137,7 @@ TEST(Cli, BashCompletionOffersWhatFits) {
   EXPECT_EQ(bash_offers("quern da"), "data\n");
   EXPECT_EQ(bash_offers("quern data \"\""), "prepare info tokenizer\n");
   EXPECT_EQ(bash_offers("quern data prepare --tok"), "--tokenizer\n");
-  EXPECT_EQ(bash_offers("quern data prepare x --tokenizer b"), "byte bpe\n");
+  EXPECT_EQ(bash_offers("quern convert x y --to g"), "gguf\n");
   EXPECT_EQ(bash_offers("quern data prepare --force --sp"), "--split\n");  // a flag takes no value
   EXPECT_EQ(bash_offers("quern train run.yaml train.st"), "train.steps=\n");
   EXPECT_EQ(bash_offers("quern completion f"), "fish\n");

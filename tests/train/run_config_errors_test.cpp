@@ -54,7 +54,8 @@ TEST(RunConfigErrors, WrongTypesSayWhatIsAllowedAndFound) {
   EXPECT_NE(error_with("optimizer: {eps: 1e99}\n").find("a number above 0 to 1, found 1e99"), std::string::npos);
   EXPECT_NE(error_with("optimizer: {beta1: 1}\n").find("a number from 0 to below 1, found 1"), std::string::npos);
   EXPECT_NE(error_with("model: {qk_norm: yes}\n").find("true or false, found yes"), std::string::npos);
-  EXPECT_NE(error_with("model: {mlp: swish}\n").find("must be one of gelu, gelu_erf, relu2, swiglu, geglu, found swish"),
+  EXPECT_NE(error_with("model: {mlp: swish}\n")
+                .find("must be one of gelu, gelu_erf, relu2, swiglu, geglu, swiglu_clamped, found swish"),
             std::string::npos);
   EXPECT_NE(error_with("train: 5\n").find("t.yaml:3:8: section `train`: must be a mapping of keys, found 5"),
             std::string::npos);
