@@ -78,12 +78,12 @@ TEST_F(CliImatrix, MistakesGetASentence) {
 TEST_F(CliImatrix, InterruptedWritesNothing) {
   const std::string text = folder().write("long.txt", std::string(4'000'000, 'a'));
   const std::string out = folder().file("interrupted.gguf");
-  const ProgramResult result =
-      run_shell("timeout --preserve-status -s INT 1 " QUERN_BINARY " imatrix " + model() + " --file " + text + " -o " + out);
+  // Without --foreground timeout signals the process and then its group: a second signal, which ends the program at once.
+  const std::string run = " 2 " QUERN_BINARY " imatrix " + model() + " --file " + text + " -o " + out;
+  const ProgramResult result = run_shell("timeout --foreground --preserve-status -s INT" + run);
   EXPECT_EQ(result.code, 130) << result.err;
   EXPECT_TRUE(contains(result.err, "interrupted: nothing was written")) << result.err;
-  const ProgramResult ended = run_shell("timeout --preserve-status -s TERM 1 " QUERN_BINARY " imatrix " + model() +
-                                        " --file " + text + " -o " + out);
+  const ProgramResult ended = run_shell("timeout --foreground --preserve-status -s TERM" + run);
   EXPECT_EQ(ended.code, 143) << ended.err;
   EXPECT_FALSE(std::filesystem::exists(out));
 }
