@@ -73,6 +73,7 @@ printf '%s\n' "$exported"
 [[ $exported == "$trained" ]] || { say "the GGUF file's text is not the checkpoint's: $trained" >&2; exit 1; }
 say "the likeliest text of model.gguf is the checkpoint's, token by token"
 say "model-q8_0.gguf, a quarter of the size:"
+printf '%s' "$prompt"
 "$quern" run "$run_dir/model-q8_0.gguf" "${greedy[@]}"
 
 step "Done in $((SECONDS - started)) s. What to try next"

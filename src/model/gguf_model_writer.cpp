@@ -196,6 +196,16 @@ Result<Layout> make_layout(const ModelStream& stream, const StreamWriteOptions& 
   if (!row) return tl::make_unexpected(row.error());
   layout.row = *row;
   LayoutMaker(stream, options, layout).make();
+  if (options.type) {
+    const auto kept = std::ranges::count_if(layout.tensors, [&](const OutputTensor& tensor) {
+      return block_format(tensor.type).quantized && tensor.type != *options.type;
+    });
+    if (kept > 0) {
+      layout.remarks.push_back(fmt::format("{} tensors are quantized already and stay as they are (`quern quantize IN OUT {}` "
+                                           "decodes them)",
+                                           kept, block_format(*options.type).name));
+    }
+  }
   const ModelConfig& c = stream.config;
   const ModelConfig usual;
   if (c.rope_scaling == RopeScaling::yarn &&
@@ -408,6 +418,11 @@ class DataWriter {
 Result<StreamPlan> plan_gguf(const ModelStream& stream, const StreamWriteOptions& options) {
   const auto layout = make_layout(stream, options);
   if (!layout) return tl::make_unexpected(layout.error());
+  if (stream.tokenizer) {
+    if (auto good = check_gguf_tokenizer(*stream.tokenizer, stream.config.vocab); !good) {
+      return tl::make_unexpected(good.error());
+    }
+  }
   StreamPlan plan;
   plan.architecture = std::string(layout->row->name);
   plan.remarks = layout->remarks;

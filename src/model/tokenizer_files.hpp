@@ -15,6 +15,8 @@ namespace quern {
 /// of rows of the embedding: ids beyond the tokenizer's become unused tokens. Errors: bad_input for what GGUF cannot say
 /// (named).
 [[nodiscard]] Result<void> add_tokenizer(GgufWriter& writer, const Tokenizer& tokenizer, std::int64_t vocab);
+/// add_tokenizer()'s errors, before a file is begun.
+[[nodiscard]] Result<void> check_gguf_tokenizer(const Tokenizer& tokenizer, std::int64_t vocab);
 
 /// The tokenizer of a Hugging Face folder: tokenizer.json, with what tokenizer_config.json, generation_config.json and
 /// config.json say of special tokens and of adding them.

@@ -302,9 +302,7 @@ void write(GgufWriter& writer, const GgufVocabulary& vocabulary) {
   writer.add_bool("tokenizer.ggml.add_space_prefix", roles.add_space_prefix);
 }
 
-}  // namespace
-
-Result<void> add_tokenizer(GgufWriter& writer, const Tokenizer& tokenizer, std::int64_t vocab) {
+Result<GgufVocabulary> describe(const Tokenizer& tokenizer, std::int64_t vocab) {
   if (vocab < tokenizer.vocab_size()) {
     return bad_input(fmt::format("tokenizer: expected at most as many tokens as the model's vocabulary of {} has, found {}",
                                  vocab, tokenizer.vocab_size()));
@@ -315,6 +313,20 @@ Result<void> add_tokenizer(GgufWriter& writer, const Tokenizer& tokenizer, std::
   if (!vocabulary) {
     return tl::make_unexpected(Error{vocabulary.error().code, fmt::format("tokenizer: {}", vocabulary.error().message)});
   }
+  return vocabulary;
+}
+
+}  // namespace
+
+Result<void> check_gguf_tokenizer(const Tokenizer& tokenizer, std::int64_t vocab) {
+  if (auto vocabulary = describe(tokenizer, vocab); !vocabulary) return tl::make_unexpected(vocabulary.error());
+  return {};
+}
+
+Result<void> add_tokenizer(GgufWriter& writer, const Tokenizer& tokenizer, std::int64_t vocab) {
+  auto vocabulary = describe(tokenizer, vocab);
+  if (!vocabulary) return tl::make_unexpected(vocabulary.error());
+  const TokenizerData& data = TokenizerAccess::data(tokenizer);
   const auto handling = data.published == nullptr ? std::nullopt : text_handling(data, *vocabulary);
   add_padding(*vocabulary, static_cast<std::size_t>(vocab));
   write(writer, *vocabulary);

@@ -28,6 +28,8 @@ TEST_F(CliConvert, ARunGoesEverywhereAndComesBack) {
   const ProgramResult verified = run_quern("inspect --verify " + out("a.gguf"));
   EXPECT_EQ(verified.code, 0) << verified.out << verified.err;
   ASSERT_EQ(convert(run + " " + out("a_q8.gguf") + " --type q8_0").code, 0);
+  const ProgramResult kept = convert(out("a_q8.gguf") + " " + out("a_f32.gguf") + " --type f32 --dry-run");
+  EXPECT_TRUE(contains(kept.out, "are quantized already and stay as they are (`quern quantize IN OUT F32`")) << kept.out;
   ASSERT_EQ(convert(out("a.gguf") + " " + out("a.h5")).code, 0);
   ASSERT_EQ(convert(out("a.h5") + " " + out("folder")).code, 0);
   ASSERT_EQ(convert(out("folder") + " " + out("b.h5")).code, 0);
