@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs the Debian packages that are missing, and asks apt for nothing that is there.
 #
-#   tools/setup.sh [build|test|sanitize|bench|lint|pytorch]...     without a word: build
+#   tools/setup.sh [build|test|sanitize|bench|peers|lint|pytorch]...     without a word: build
 #
 # docs/dependencies.md says what each package is for. Works as root or with sudo.
 set -euo pipefail
@@ -14,6 +14,7 @@ declare -A packages=(
   [test]="libgtest-dev binutils"
   [sanitize]="clang libomp-dev llvm"
   [bench]="libbenchmark-dev"
+  [peers]="libdnnl-dev libopenblas0-openmp libblis4-openmp" # what matmul_peers_bench measures beside ours
   [lint]="clang-format clang-tidy libomp-dev shellcheck"
   [pytorch]="python3-torch python3-numpy libopenblas0-openmp" # without OpenBLAS, f32 takes reference BLAS: 40 times slower
 )
@@ -31,7 +32,7 @@ if ((${#groups[@]} == 0)); then groups=(build); fi
 
 wanted=()
 for group in "${groups[@]}"; do
-  [[ -n ${packages[$group]-} ]] || usage_error "unknown group '$group'; there are build, test, sanitize, bench, lint, pytorch"
+  [[ -n ${packages[$group]-} ]] || usage_error "unknown group '$group'; there are build, test, sanitize, bench, peers, lint, pytorch"
   read -r -d '' -a names <<<"${packages[$group]}" || true
   wanted+=("${names[@]}")
 done
