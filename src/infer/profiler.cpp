@@ -1,10 +1,6 @@
 #include "infer/profiler.hpp"
 
-#include <fmt/format.h>
-
-#include <iterator>
-
-#include "model/atomic_file.hpp"
+#include "model/trace_file.hpp"
 
 namespace quern {
 
@@ -12,8 +8,6 @@ namespace {
 
 // 32 bytes each: 64 MB at most, and a trace that a browser still opens.
 constexpr std::size_t kMostEvents = 2'000'000;
-// The trace is written in pieces of about this size.
-constexpr std::size_t kPieceBytes = std::size_t{1} << 20;
 
 std::int64_t nanoseconds(Profiler::Clock::duration time) {
   return std::chrono::duration_cast<std::chrono::nanoseconds>(time).count();
@@ -78,28 +72,20 @@ Profiler::Total Profiler::passes(WorkPhase phase) const { return passes_[static_
 std::int64_t Profiler::tokens(WorkPhase phase) const { return tokens_[static_cast<std::size_t>(phase)]; }
 
 Result<void> Profiler::write_trace(const std::string& path) const {
-  auto file = AtomicFile::create(path);
+  auto file = TraceFile::create(path);
   if (!file) return tl::make_unexpected(file.error());
-  // Complete events ("ph": "X") on one track per phase; times are microseconds.
-  std::string text =
-      "{\"displayTimeUnit\":\"ms\",\"traceEvents\":[\n"
-      "{\"name\":\"process_name\",\"ph\":\"M\",\"pid\":1,\"args\":{\"name\":\"quern\"}},\n"
-      "{\"name\":\"thread_name\",\"ph\":\"M\",\"pid\":1,\"tid\":0,\"args\":{\"name\":\"prefill\"}},\n"
-      "{\"name\":\"thread_name\",\"ph\":\"M\",\"pid\":1,\"tid\":1,\"args\":{\"name\":\"decode\"}}";
+  for (const WorkPhase phase : {WorkPhase::prefill, WorkPhase::decode})
+    file->name_track(static_cast<int>(phase), to_word(phase));
   for (const Event& event : events_) {
-    fmt::format_to(std::back_inserter(text), ",\n{{\"name\":\"{}\",\"cat\":\"{}\",\"ph\":\"X\",\"pid\":1,\"tid\":{},",
-                   to_word(event.kind), to_word(event.phase), event.phase == WorkPhase::prefill ? 0 : 1);
-    fmt::format_to(std::back_inserter(text), "\"ts\":{:.3f},\"dur\":{:.3f}", static_cast<double>(event.begin_ns) * 1e-3,
-                   static_cast<double>(event.end_ns - event.begin_ns) * 1e-3);
-    if (event.layer >= 0) fmt::format_to(std::back_inserter(text), ",\"args\":{{\"layer\":{}}}", event.layer);
-    text += '}';
-    if (text.size() < kPieceBytes) continue;
-    if (auto written = file->write(text); !written) return written;
-    text.clear();
+    auto added = file->add({.name = to_word(event.kind),
+                            .category = to_word(event.phase),
+                            .track = static_cast<int>(event.phase),
+                            .begin_ns = event.begin_ns,
+                            .end_ns = event.end_ns,
+                            .layer = event.layer});
+    if (!added) return added;
   }
-  text += fmt::format("\n],\"otherData\":{{\"events_left_out\":{}}}}}\n", events_left_out_);
-  if (auto written = file->write(text); !written) return written;
-  return file->commit();
+  return file->commit(events_left_out_);
 }
 
 }  // namespace quern

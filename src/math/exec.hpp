@@ -5,6 +5,7 @@
 #include <span>
 
 #include "math/dispatch.hpp"
+#include "math/operation_profile.hpp"
 #include "math/thread_team.hpp"
 
 namespace quern {
@@ -25,5 +26,14 @@ struct Exec {
   const Backend& backend;
   std::span<std::byte> scratch;
 };
+
+/// Tells the thread's recorder, if there is one, that the time since the mark before went to `operation`. `cost` is that of
+/// the whole team; `layer` -1: none.
+inline void mark(const Exec& exec, Operation operation, StepPhase phase, std::int64_t layer, const OperationCost& cost) {
+  OperationRecorder* const recorder = exec.member.recorder();
+  if (recorder == nullptr) return;
+  const double part = 1.0 / exec.member.count();
+  recorder->mark(operation, phase, layer, {cost.flops * part, cost.bytes * part});
+}
 
 }  // namespace quern

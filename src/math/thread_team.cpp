@@ -13,6 +13,7 @@
 #include <thread>
 
 #include "math/container_limits.hpp"
+#include "math/operation_profile.hpp"
 
 namespace quern {
 namespace internal {
@@ -103,7 +104,7 @@ bool spin_if_worthwhile(const TeamShared& shared, std::uint32_t generation) {
 
 }  // namespace
 
-void team_barrier(TeamShared& shared, std::uint32_t member_count) {
+static void wait_for_all(TeamShared& shared, std::uint32_t member_count) {
   const std::uint32_t generation = shared.generation.load(std::memory_order_acquire);
   if (shared.arrived.fetch_add(1, std::memory_order_acq_rel) + 1 == member_count) {
     shared.arrived.store(0, std::memory_order_relaxed);  // published by the line below; nobody arrives again before it
@@ -117,6 +118,12 @@ void team_barrier(TeamShared& shared, std::uint32_t member_count) {
   shared.sleepers.fetch_add(1, std::memory_order_seq_cst);
   while (shared.generation.load(std::memory_order_acquire) == generation) futex_wait(shared.generation, generation);
   shared.sleepers.fetch_sub(1, std::memory_order_relaxed);
+}
+
+void team_barrier(TeamShared& shared, std::uint32_t member_count, OperationRecorder* recorder) {
+  if (recorder != nullptr) recorder->wait_begin();
+  wait_for_all(shared, member_count);
+  if (recorder != nullptr) recorder->wait_end();
 }
 
 std::int64_t team_claim(TeamShared& shared, std::uint64_t loop) {

@@ -9,12 +9,14 @@
 
 namespace quern {
 
+class OperationRecorder;
+
 namespace internal {
 struct TeamShared;  // barrier and loop counters of one team
 
 /// Waits until every member of the team has arrived. Spins for a short while, then sleeps on a futex, because the cores
-/// may be shared with other processes.
-void team_barrier(TeamShared& shared, std::uint32_t member_count);
+/// may be shared with other processes. `recorder` (nullable) is told of the wait.
+void team_barrier(TeamShared& shared, std::uint32_t member_count, OperationRecorder* recorder);
 
 /// Claims the next unclaimed task of the team's `loop`-th for_each. Returns values >= task count when none is left.
 std::int64_t team_claim(TeamShared& shared, std::uint64_t loop);
@@ -31,9 +33,20 @@ class TeamMember {
   [[nodiscard]] int index() const { return index_; }
   [[nodiscard]] int count() const { return count_; }
 
+  /// Who is told what this thread does; null: nobody. The recorder must outlive this member and be this thread's own.
+  [[nodiscard]] OperationRecorder* recorder() const { return recorder_; }
+  void record_to(OperationRecorder* recorder) { recorder_ = recorder; }
+
+  /// A team of one on this member's thread, with its recorder: to run serially inside a task.
+  [[nodiscard]] TeamMember alone() const {
+    TeamMember member;
+    member.recorder_ = recorder_;
+    return member;
+  }
+
   /// Waits for all members; a team of one returns at once.
   void barrier() {
-    if (count_ > 1) internal::team_barrier(*shared_, static_cast<std::uint32_t>(count_));
+    if (count_ > 1) internal::team_barrier(*shared_, static_cast<std::uint32_t>(count_), recorder_);
   }
 
   /// Calls `task(i)` exactly once for each i in 0 .. tasks-1, on whichever member is free, then waits for all members.
@@ -55,6 +68,7 @@ class TeamMember {
   int index_ = 0;
   int count_ = 1;
   std::uint64_t loop_ = 0;
+  OperationRecorder* recorder_ = nullptr;
 };
 
 /// Owns the threads' shared state. Not itself thread-safe: one run() at a time.

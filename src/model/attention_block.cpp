@@ -24,9 +24,12 @@ void attention_input_forward(Exec& exec, const ModelWeights& weights, std::int64
   const LayerWeights& w = weights.layers[static_cast<std::size_t>(layer)];
   internal::norm_forward(exec, config, w.norm1, w.norm1_bias, buffers.x_in, buffers.norm1_out, buffers.norm1_mean,
                          buffers.norm1_rstd, range);
+  mark(exec, Operation::norm, StepPhase::forward, layer, moved_cost(range.rows() * config.width, 4 + sizeof(T)));
   const std::int64_t qkv_width = config.qkv_width();
   internal::stacked_forward(exec, rows_of(buffers.norm1_out, range, config.width), w.qkv,
                             mutable_rows_of(buffers.qkv, range, qkv_width), w.qkv_bias);
+  mark(exec, Operation::qkv_product, StepPhase::forward, layer,
+       product_cost(range.rows(), qkv_width, config.width, sizeof(T), sizeof(T)));
 
   if (!config.qk_norm && config.position != PositionKind::rope) return;
   const ElementwiseKernelsFor<T>& kernels = kernels_for<T>(exec);
@@ -53,6 +56,8 @@ void attention_input_forward(Exec& exec, const ModelWeights& weights, std::int64
                    config.rope_pairing, weights.rope_of(layer), positions + rows.begin, false);
     }
   });
+  mark(exec, Operation::qk_norm_rope, StepPhase::forward, layer,
+       moved_cost(range.rows() * rotated_heads * head_dim, 2 * sizeof(T)));
 }
 
 template <class T>
@@ -60,16 +65,21 @@ void attention_output_forward(Exec& exec, const ModelWeights& weights, std::int6
                               const BlockDropout& dropout, RowRange range) {
   const ModelConfig& config = weights.config;
   const LayerWeights& w = weights.layers[static_cast<std::size_t>(layer)];
+  OperationCost product = product_cost(range.rows(), config.width, config.query_width(), sizeof(T), sizeof(float));
   if (w.post_norm1 != nullptr) {
     matmul_forward(exec, rows_of(buffers.attention, range, config.query_width()), w.attention_out,
                    mutable_rows_of(buffers.branch1, range, config.width), {.bias = w.attention_out_bias});
+    mark(exec, Operation::attention_out_product, StepPhase::forward, layer, product);
     internal::add_normed_branch(exec, config, w.post_norm1, buffers.branch1, buffers.branch1_rstd, buffers.x_in,
                                 buffers.x_mid, dropout.attention_out(range.begin), range);
+    mark(exec, Operation::branch, StepPhase::forward, layer, moved_cost(range.rows() * config.width, 12));
     return;
   }
   internal::project_onto_residual(exec, rows_of(buffers.attention, range, config.query_width()), w.attention_out,
                                   w.attention_out_bias, buffers.x_in, buffers.x_mid, dropout.attention_out(range.begin),
                                   range);
+  product.bytes += moved_cost(range.rows() * config.width, sizeof(float)).bytes;  // the residual that is added
+  mark(exec, Operation::attention_out_product, StepPhase::forward, layer, product);
 }
 
 namespace {
@@ -103,10 +113,15 @@ void attention_output_backward(Exec& exec, const ModelWeights& weights, std::int
   float* sums = gradients.norm_partials + chunk * partials.width;
   internal::branch_backward(exec, config, w.post_norm1, buffers.branch1, buffers.branch1_rstd, gradients.residual,
                             gradients.attention_out, sums + partials.post_norm1, dropout.attention_out(range.begin), range);
+  mark(exec, Operation::branch, StepPhase::backward, layer, moved_cost(range.rows() * config.width, 4 + sizeof(T)));
   matmul_backward_input(exec, rows_of(gradients.attention_out, range, config.width), w.attention_out,
                         mutable_rows_of(gradients.attention, range, config.query_width()));
+  mark(exec, Operation::attention_out_product, StepPhase::backward, layer,
+       product_cost(range.rows(), config.query_width(), config.width, sizeof(T), sizeof(T)));
   if (w.sinks != nullptr) {
     sink_backward(config, w.sinks, buffers.lse, buffers.attention, gradients.attention, range, sums + partials.sinks);
+    mark(exec, Operation::attention, StepPhase::backward, layer,
+         moved_cost(range.rows() * config.query_width(), 2 * sizeof(T)));
   }
 }
 
@@ -142,15 +157,23 @@ void attention_input_backward(Exec& exec, const ModelWeights& weights, std::int6
     }
   }
 
+  if (config.qk_norm || config.position == PositionKind::rope) {
+    mark(exec, Operation::qk_norm_rope, StepPhase::backward, layer,
+         moved_cost(range.rows() * rotated_heads * head_dim, 2 * sizeof(T)));
+  }
+
   SplitScratch scratch(exec, static_cast<std::size_t>(range.rows() * config.width) * sizeof(float));
   auto* d_norm = reinterpret_cast<float*>(scratch.own);
   matmul_backward_input(scratch.inner, rows_of(gradients.qkv, range, qkv_width), w.qkv.whole(),
                         {d_norm, ElementType::f32, range.rows(), config.width, config.width});
+  mark(exec, Operation::qkv_product, StepPhase::backward, layer,
+       product_cost(range.rows(), config.width, qkv_width, sizeof(T), sizeof(float)));
   std::fill_n(sums + partials.norm1, config.width, 0.0F);
   if (config.norm_bias) std::fill_n(sums + partials.norm1_bias, config.width, 0.0F);
   internal::norm_backward(exec, config, w.norm1, d_norm, buffers.x_in, buffers.norm1_mean, buffers.norm1_rstd,
                           gradients.residual, sums + partials.norm1, config.norm_bias ? sums + partials.norm1_bias : nullptr,
                           range);
+  mark(exec, Operation::norm, StepPhase::backward, layer, moved_cost(range.rows() * config.width, 4 * sizeof(float)));
 }
 
 #define QUERN_INSTANTIATE(T)                                                                                         \

@@ -54,6 +54,10 @@ void block_weight_gradients(Exec& exec, const ModelConfig& config, const Paramet
     return index < 0 ? nullptr : block + layout.parameters[static_cast<std::size_t>(index)].offset;
   };
   const std::int64_t pre_width = config.gated() ? 2 * config.mlp_width : config.mlp_width;
+  const auto marked = [&](Operation product, std::int64_t outputs, std::int64_t inputs) {
+    mark(exec, product, StepPhase::weight_gradient, layer,
+         weight_gradient_cost(rows, outputs, inputs, sizeof(T), accumulate));
+  };
   if (config.experts > 0) {
     internal::expert_weight_gradients(exec, config, buffers, gradients, rows, accumulate,
                                       {.router = target(p.router),
@@ -62,18 +66,25 @@ void block_weight_gradients(Exec& exec, const ModelConfig& config, const Paramet
                                        .in_bias = target(p.expert_in_bias),
                                        .out = target(p.expert_out),
                                        .out_bias = target(p.expert_out_bias)});
+    const auto slots = static_cast<double>(rows * config.experts_used);
+    mark(exec, Operation::experts, StepPhase::weight_gradient, layer,
+         {6.0 * slots * static_cast<double>(config.width * config.mlp_width), 0.0});
   } else {
     matmul_backward_weight(exec, rows_of(gradients.mlp_out, all, config.width),
                            rows_of(buffers.mlp_act, all, config.mlp_width), target(p.mlp_out), target(p.mlp_out_bias),
                            accumulate);
+    marked(Operation::mlp_out_product, config.width, config.mlp_width);
     matmul_backward_weight(exec, rows_of(gradients.mlp_pre, all, pre_width), rows_of(buffers.norm2_out, all, config.width),
                            target(p.mlp_in), target(p.mlp_in_bias), accumulate);
+    marked(Operation::mlp_in_product, pre_width, config.width);
   }
   matmul_backward_weight(exec, rows_of(gradients.attention_out, all, config.width),
                          rows_of(buffers.attention, all, config.query_width()), target(p.attention_out),
                          target(p.attention_out_bias), accumulate);
+  marked(Operation::attention_out_product, config.width, config.query_width());
   matmul_backward_weight(exec, rows_of(gradients.qkv, all, config.qkv_width()),
                          rows_of(buffers.norm1_out, all, config.width), target(p.qkv), target(p.qkv_bias), accumulate);
+  marked(Operation::qkv_product, config.qkv_width(), config.width);
 
   // Sums of chunks, in chunk order, in double.
   const NormPartials at = norm_partials(config);
@@ -102,6 +113,7 @@ void block_weight_gradients(Exec& exec, const ModelConfig& config, const Paramet
       piece.target[i] = static_cast<float>(sum);
     }
   });
+  mark(exec, Operation::sums, StepPhase::weight_gradient, layer, moved_cost(chunks * at.width, sizeof(float)));
 }
 
 template void block_weight_gradients<float>(Exec&, const ModelConfig&, const ParameterLayout&, std::int64_t,

@@ -34,6 +34,7 @@ void embedding_forward(const Exec& exec, const ModelWeights& weights, const std:
   exec.backend.kernels->elementwise->embedding_forward(
       weights.token_embedding, tokens + range.begin, weights.position_embedding, positions + range.begin,
       weights.config.embedding_scale, x + range.begin * width, width, range.rows(), width, mask);
+  mark(exec, Operation::embedding, StepPhase::forward, -1, moved_cost(range.rows() * width, 2 * sizeof(float)));
 }
 
 void embedding_backward(Exec& exec, const ModelConfig& config, const std::int32_t* tokens, const std::int32_t* positions,
@@ -63,6 +64,9 @@ void embedding_backward(Exec& exec, const ModelConfig& config, const std::int32_
       for (std::int64_t c = 0; c < columns; ++c) position[c] += gradient[c];
     }
   });
+  const std::int64_t tables = d_positions == nullptr ? 1 : 2;
+  mark(exec, Operation::embedding, StepPhase::weight_gradient, -1,
+       moved_cost(rows * width * (1 + 2 * tables), sizeof(float)));
 }
 
 }  // namespace quern

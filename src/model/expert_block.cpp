@@ -122,6 +122,8 @@ void experts_forward(Exec& exec, const ModelWeights& weights, std::int64_t layer
     internal::add_normed_branch(exec, config, w.post_norm2, buffers.branch2, buffers.branch2_rstd, buffers.x_mid,
                                 buffers.x_out, mask, range);
   }
+  const auto slots = static_cast<double>(rows * used);
+  mark(exec, Operation::experts, StepPhase::forward, layer, {6.0 * slots * static_cast<double>(width * hidden), 0.0});
 }
 
 template void experts_forward<float>(Exec&, const ModelWeights&, std::int64_t, const BlockBuffers<float>&,

@@ -144,7 +144,7 @@ void experts_backward(Exec& exec, const ModelWeights& weights, std::int64_t laye
   const std::int64_t hidden = config.mlp_width;
   const auto for_chunks = [&](auto&& work) {
     exec.member.for_each((rows + chunk_rows - 1) / chunk_rows, [&](std::int64_t chunk) {
-      TeamMember alone;
+      TeamMember alone = exec.member.alone();
       Exec serial{alone, exec.backend, exec.scratch};
       work(serial, RowRange{chunk * chunk_rows, std::min((chunk + 1) * chunk_rows, rows)}, chunk);
     });
@@ -169,6 +169,8 @@ void experts_backward(Exec& exec, const ModelWeights& weights, std::int64_t laye
                           mutable_rows_of(d.input, slots, width));
   });
   for_chunks([&](Exec& serial, RowRange range, std::int64_t chunk) { backward.gather(serial, range, chunk); });
+  const auto slots = static_cast<double>(rows * config.experts_used);
+  mark(exec, Operation::experts, StepPhase::backward, layer, {6.0 * slots * static_cast<double>(width * hidden), 0.0});
 }
 
 template <class T>

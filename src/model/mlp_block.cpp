@@ -22,6 +22,7 @@ void mlp_forward(Exec& exec, const ModelWeights& weights, std::int64_t layer, co
   const std::int64_t hidden = config.mlp_width;
   internal::norm_forward(exec, config, w.norm2, w.norm2_bias, buffers.x_mid, buffers.norm2_out, buffers.norm2_mean,
                          buffers.norm2_rstd, range);
+  mark(exec, Operation::norm, StepPhase::forward, layer, moved_cost(range.rows() * width, 4 + sizeof(T)));
   if (config.experts > 0) {
     experts_forward(exec, weights, layer, buffers, dropout, range);
     return;
@@ -29,23 +30,33 @@ void mlp_forward(Exec& exec, const ModelWeights& weights, std::int64_t layer, co
   const ConstMatrix input = rows_of(buffers.norm2_out, range, width);
   if (config.gated()) {
     internal::stacked_forward(exec, input, w.mlp_in, mutable_rows_of(buffers.mlp_pre, range, 2 * hidden), w.mlp_in_bias);
+    mark(exec, Operation::mlp_in_product, StepPhase::forward, layer,
+         product_cost(range.rows(), 2 * hidden, width, sizeof(T), sizeof(T)));
     internal::gate(exec, config, buffers.mlp_pre, buffers.mlp_act, range);
+    mark(exec, Operation::activation, StepPhase::forward, layer, moved_cost(range.rows() * hidden, 3 * sizeof(T)));
   } else {
     matmul_forward(exec, input, w.mlp_in.whole(), mutable_rows_of(buffers.mlp_act, range, hidden),
                    {.bias = w.mlp_in_bias,
                     .activation = config.activation(),
                     .pre_activation = offset_or_null(buffers.mlp_pre, range.begin * hidden),
                     .pre_activation_stride = hidden});
+    mark(exec, Operation::mlp_in_product, StepPhase::forward, layer,
+         product_cost(range.rows(), hidden, width, sizeof(T), (buffers.mlp_pre != nullptr ? 2 : 1) * sizeof(T)));
   }
+  OperationCost out_product = product_cost(range.rows(), width, hidden, sizeof(T), sizeof(float));
   if (w.post_norm2 != nullptr) {
     matmul_forward(exec, rows_of(buffers.mlp_act, range, hidden), w.mlp_out, mutable_rows_of(buffers.branch2, range, width),
                    {.bias = w.mlp_out_bias});
+    mark(exec, Operation::mlp_out_product, StepPhase::forward, layer, out_product);
     internal::add_normed_branch(exec, config, w.post_norm2, buffers.branch2, buffers.branch2_rstd, buffers.x_mid,
                                 buffers.x_out, dropout.mlp_out(range.begin), range);
+    mark(exec, Operation::branch, StepPhase::forward, layer, moved_cost(range.rows() * width, 3 * sizeof(float)));
     return;
   }
   internal::project_onto_residual(exec, rows_of(buffers.mlp_act, range, hidden), w.mlp_out, w.mlp_out_bias, buffers.x_mid,
                                   buffers.x_out, dropout.mlp_out(range.begin), range);
+  out_product.bytes += moved_cost(range.rows() * width, sizeof(float)).bytes;  // the residual that is added
+  mark(exec, Operation::mlp_out_product, StepPhase::forward, layer, out_product);
 }
 
 template <class T>
@@ -62,11 +73,14 @@ void mlp_backward(Exec& exec, const ModelWeights& weights, std::int64_t layer, c
 
   internal::branch_backward(exec, config, w.post_norm2, buffers.branch2, buffers.branch2_rstd, gradients.residual,
                             gradients.mlp_out, sums + partials.post_norm2, dropout.mlp_out(range.begin), range);
+  mark(exec, Operation::branch, StepPhase::backward, layer, moved_cost(rows * width, 4 + sizeof(T)));
 
   SplitScratch scratch(exec, static_cast<std::size_t>(rows * std::max(hidden, width)) * sizeof(float));
   auto* d_act = reinterpret_cast<float*>(scratch.own);
   matmul_backward_input(scratch.inner, rows_of(gradients.mlp_out, range, width), w.mlp_out,
                         {d_act, ElementType::f32, rows, hidden, hidden});
+  mark(exec, Operation::mlp_out_product, StepPhase::backward, layer,
+       product_cost(rows, hidden, width, sizeof(T), sizeof(float)));
   T* d_pre = gradients.mlp_pre + range.begin * pre_width;
   const T* pre = buffers.mlp_pre + range.begin * pre_width;
   if (config.gated()) {
@@ -75,15 +89,21 @@ void mlp_backward(Exec& exec, const ModelWeights& weights, std::int64_t layer, c
     kernels_for<T>(exec).activation_backward(config.activation(), d_act, hidden, pre, pre_width, d_pre, pre_width, rows,
                                              hidden);
   }
+  mark(exec, Operation::activation, StepPhase::backward, layer,
+       {0.0,
+        static_cast<double>(rows) * static_cast<double>(4 * hidden + 2 * static_cast<std::int64_t>(sizeof(T)) * pre_width)});
 
   auto* d_norm = reinterpret_cast<float*>(scratch.own);  // d_act is no longer read
   matmul_backward_input(scratch.inner, rows_of(gradients.mlp_pre, range, pre_width), w.mlp_in.whole(),
                         {d_norm, ElementType::f32, rows, width, width});
+  mark(exec, Operation::mlp_in_product, StepPhase::backward, layer,
+       product_cost(rows, width, pre_width, sizeof(T), sizeof(float)));
   std::fill_n(sums + partials.norm2, width, 0.0F);
   if (config.norm_bias) std::fill_n(sums + partials.norm2_bias, width, 0.0F);
   internal::norm_backward(exec, config, w.norm2, d_norm, buffers.x_mid, buffers.norm2_mean, buffers.norm2_rstd,
                           gradients.residual, sums + partials.norm2, config.norm_bias ? sums + partials.norm2_bias : nullptr,
                           range);
+  mark(exec, Operation::norm, StepPhase::backward, layer, moved_cost(rows * width, 4 * sizeof(float)));
 }
 
 #define QUERN_INSTANTIATE(T)                                                                                                \

@@ -191,6 +191,10 @@ struct ParameterLayout {
 };
 [[nodiscard]] ParameterLayout parameter_layout(const ModelConfig& config);
 
+/// Keys that a query sees on average over a context of T tokens, in the continuous limit: T / 2, less with a window
+/// (0: none).
+[[nodiscard]] double mean_visible_keys(std::int64_t context, std::int64_t window);
+
 /// Training FLOP per token: 6 N_matmul + 6 L C T (forward and backward, causal attention counted once, recomputation
 /// not counted). C is heads * head_dim, T the context. (Peers often count 12 L C T.) A windowed layer counts the keys that
 /// its window shows, on average w - w^2 / (2 T) instead of T / 2.

@@ -31,8 +31,11 @@ void chunk_logits(Exec& exec, const ModelWeights& weights, const float* x, const
   const ModelConfig& config = weights.config;
   internal::norm_forward(exec, config, weights.final_norm, weights.final_norm_bias, x, buffers.norm_out, buffers.norm_mean,
                          buffers.norm_rstd, range);
+  mark(exec, Operation::norm, StepPhase::forward, -1, moved_cost(range.rows() * config.width, 4 + sizeof(T)));
   matmul_forward(exec, rows_of(buffers.norm_out, range, config.width), weights.head,
                  {logits, ElementType::f32, range.rows(), config.vocab, config.vocab});
+  mark(exec, Operation::head_product, StepPhase::forward, -1,
+       product_cost(range.rows(), config.vocab, config.width, sizeof(T), sizeof(float)));
 }
 }  // namespace
 
@@ -57,7 +60,7 @@ void head_loss(Exec& exec, const ModelWeights& weights, const float* x, const st
   const std::int64_t chunk_rows = head_tiling(config, rows).chunk_rows;
   exec.member.for_each((rows + chunk_rows - 1) / chunk_rows, [&](std::int64_t chunk) {
     const RowRange range{chunk * chunk_rows, std::min((chunk + 1) * chunk_rows, rows)};
-    TeamMember alone;
+    TeamMember alone = exec.member.alone();
     Exec serial{alone, exec.backend, exec.scratch};
     SplitScratch scratch(serial, static_cast<std::size_t>(chunk_rows * config.vocab) * sizeof(float));
     auto* logits = reinterpret_cast<float*>(scratch.own);
@@ -65,6 +68,7 @@ void head_loss(Exec& exec, const ModelWeights& weights, const float* x, const st
     kernels_for<T>(exec).cross_entropy(logits, config.vocab, targets + range.begin, row_weight + range.begin,
                                        config.final_soft_cap, buffers.loss + range.begin, nullptr, 0, range.rows(),
                                        config.vocab);
+    mark(serial, Operation::loss, StepPhase::forward, -1, moved_cost(range.rows() * config.vocab, sizeof(float)));
   });
 }
 
@@ -85,7 +89,7 @@ void head_loss_backward(Exec& exec, const ModelWeights& weights, const Parameter
     exec.member.for_each((block_rows + tiling.chunk_rows - 1) / tiling.chunk_rows, [&](std::int64_t chunk) {
       const std::int64_t begin = block_begin + chunk * tiling.chunk_rows;
       const RowRange range{begin, std::min(begin + tiling.chunk_rows, block_begin + block_rows)};
-      TeamMember alone;
+      TeamMember alone = exec.member.alone();
       Exec serial{alone, exec.backend, exec.scratch};
       SplitScratch scratch(serial, static_cast<std::size_t>(tiling.chunk_rows * std::max(vocab, width)) * sizeof(float));
       auto* logits = reinterpret_cast<float*>(scratch.own);
@@ -93,18 +97,24 @@ void head_loss_backward(Exec& exec, const ModelWeights& weights, const Parameter
       T* d_logits = buffers.d_logits + (begin - block_begin) * vocab;
       kernels_for<T>(exec).cross_entropy(logits, vocab, targets + begin, scaled_weight + begin, config.final_soft_cap,
                                          buffers.loss + begin, d_logits, vocab, range.rows(), vocab);
+      mark(serial, Operation::loss, StepPhase::forward, -1, moved_cost(range.rows() * vocab, 4 + sizeof(T)));
       auto* d_norm = reinterpret_cast<float*>(scratch.own);  // the logits are no longer read
       matmul_backward_input(scratch.inner, {d_logits, element_type_of<T>(), range.rows(), vocab, vocab}, weights.head,
                             {d_norm, ElementType::f32, range.rows(), width, width});
+      mark(serial, Operation::head_product, StepPhase::backward, -1,
+           product_cost(range.rows(), width, vocab, sizeof(T), sizeof(float)));
       float* sums = buffers.norm_partials + begin / tiling.chunk_rows * 2 * width;
       std::fill_n(sums, 2 * width, 0.0F);
       std::fill_n(residual_gradient + begin * width, range.rows() * width, 0.0F);
       internal::norm_backward(serial, config, weights.final_norm, d_norm, x, buffers.norm_mean, buffers.norm_rstd,
                               residual_gradient, sums, config.norm_bias ? sums + width : nullptr, range);
+      mark(serial, Operation::norm, StepPhase::backward, -1, moved_cost(range.rows() * width, 3 * sizeof(float)));
     });
     matmul_backward_weight(exec, {buffers.d_logits, element_type_of<T>(), block_rows, vocab, vocab},
                            rows_of(buffers.norm_out, {block_begin, block_begin + block_rows}, width), target(layout.head),
                            nullptr, accumulate || block_begin > 0);
+    mark(exec, Operation::head_product, StepPhase::weight_gradient, -1,
+         weight_gradient_cost(block_rows, vocab, width, sizeof(T), accumulate || block_begin > 0));
   }
 
   const std::int64_t chunks = (rows + tiling.chunk_rows - 1) / tiling.chunk_rows;
@@ -120,6 +130,7 @@ void head_loss_backward(Exec& exec, const ModelWeights& weights, const Parameter
       sums[i] = static_cast<float>(sum);
     }
   });
+  mark(exec, Operation::sums, StepPhase::weight_gradient, -1, moved_cost(chunks * 2 * width, sizeof(float)));
 }
 
 template <class T>

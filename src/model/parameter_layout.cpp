@@ -85,15 +85,14 @@ LayerParameters add_layer(LayoutBuilder& builder, const ModelConfig& c, std::int
 /// Random-stream purpose that sets initialization apart from every other use of a run's seed (dropout sites are small).
 constexpr std::uint32_t kInitializationPurpose = 0x494E4954;  // "INIT"
 
-/// Keys that a query sees on average over a context of T tokens, in the continuous limit.
+}  // namespace
+
 double mean_visible_keys(std::int64_t context, std::int64_t window) {
   const auto length = static_cast<double>(context);
   if (window == 0 || window >= context) return length / 2.0;
   const auto w = static_cast<double>(window);
   return w - w * w / (2.0 * length);
 }
-
-}  // namespace
 
 ParameterLayout parameter_layout(const ModelConfig& c) {
   LayoutBuilder builder;

@@ -131,6 +131,8 @@ void WeightPacks::pack(Exec& exec, const float* parameters, const ModelWeights& 
     one(layers_[i].expert_out, weights.layers[i].expert_out);
   }
   one(head_, weights.head);
+  const std::size_t pack_bytes = (for_backward_ ? 2 : 1) * (compute_ == ComputeType::bf16 ? 2 : 4);
+  mark(exec, Operation::weight_packing, StepPhase::update, -1, moved_cost(layout_.matmul_parameter_count(), 4 + pack_bytes));
 }
 
 }  // namespace quern

@@ -26,6 +26,8 @@ double AdamW::step(Exec& exec, const OptimizerBlocks& blocks, double gradient_sc
     const Piece& piece = pieces_[static_cast<std::size_t>(i)];
     squares_[static_cast<std::size_t>(i)] = kernels.sum_of_squares(blocks.gradients + piece.offset, piece.count);
   });
+  const std::int64_t elements = pieces_.empty() ? 0 : pieces_.back().offset + pieces_.back().count;
+  mark(exec, Operation::gradient_norm, StepPhase::update, -1, moved_cost(elements, sizeof(float)));
   double sum = 0.0;
   for (const double square : squares_) sum += square;  // every member sums in the same order
   const double norm = std::sqrt(sum) * gradient_scale;
@@ -55,6 +57,7 @@ double AdamW::step(Exec& exec, const OptimizerBlocks& blocks, double gradient_sc
     kernels.adamw(blocks.weights + piece.offset, blocks.gradients + piece.offset, blocks.m + piece.offset,
                   blocks.v + piece.offset, piece.count, own);
   });
+  mark(exec, Operation::optimizer, StepPhase::update, -1, moved_cost(elements, 7 * sizeof(float)));
   return norm;
 }
 

@@ -15,11 +15,11 @@
 #include "model/atomic_file.hpp"
 #include "train/batch_source.hpp"
 #include "train/metrics_log.hpp"
-#include "train/optimizer.hpp"
 #include "train/run_folder.hpp"
 #include "train/run_setup.hpp"
 #include "train/schedule.hpp"
 #include "train/training_memory.hpp"
+#include "train/training_step.hpp"
 
 namespace quern {
 
@@ -39,12 +39,10 @@ class TrainerImpl final : public Trainer {
         options_(options),
         events_(std::move(events)),
         team_(static_cast<int>(run_.system.threads)),
-        optimizer_(setup_.memory.layout(), {.beta1 = run_.optimizer.beta1,
-                                            .beta2 = run_.optimizer.beta2,
-                                            .eps = run_.optimizer.eps,
-                                            .weight_decay = run_.optimizer.weight_decay,
-                                            .clip_norm = run_.optimizer.clip_norm}),
-        schedule_(learning_rate_schedule(run_.optimizer, run_.train.steps)) {}
+        training_step_(team_, setup_.backend, setup_.memory, run_.optimizer, setup_.plan.tokens_per_step),
+        schedule_(learning_rate_schedule(run_.optimizer, run_.train.steps)) {
+    training_step_.record_to(options_.profile);
+  }
 
   const TrainingPlan& plan() const override { return setup_.plan; }
 
@@ -179,44 +177,22 @@ class TrainerImpl final : public Trainer {
 
   /// One optimizer step. Nothing on this path allocates once the first steps are over.
   Result<void> one_step() {
-    TrainingMemory& memory = setup_.memory;
-    // Gradients are summed at a nominal scale and corrected by the real count of unmasked tokens at the end, so that the
-    // loss is a mean over all of them whatever the accumulation.
-    const auto nominal = static_cast<double>(setup_.plan.tokens_per_step);
-    double loss_sum = 0.0;
-    double weight_sum = 0.0;
+    training_step_.begin();
     for (std::int64_t i = 0; i < run_.train.accumulation; ++i) {
       auto batch = reader_->next();
       if (!batch) return tl::make_unexpected(batch.error());
-      PassOptions options;
-      options.gradient_scale = static_cast<float>(1.0 / nominal);
-      options.accumulate = i > 0;
-      options.dropout = {.probability = run_.train.dropout,
-                         .seed = run_.train.seed,
-                         .step = static_cast<std::uint32_t>(info_.micro_batch),
-                         .layer = 0};
-      const BatchView view = (*batch)->view();
-      memory.pass().set_batch(view, options);
-      team_.run([&](TeamMember& member) {
-        Exec exec = memory.exec(member, setup_.backend);
-        memory.pass().forward_backward(exec, memory.weights(), memory.layout(), memory.gradients());
-      });
-      loss_sum += memory.pass().loss_sum();
-      weight_sum += static_cast<double>((*batch)->target_count);
+      training_step_.add((*batch)->view(), (*batch)->target_count,
+                         {.probability = run_.train.dropout,
+                          .seed = run_.train.seed,
+                          .step = static_cast<std::uint32_t>(info_.micro_batch),
+                          .layer = 0});
       ++info_.micro_batch;
     }
     learning_rate_ = learning_rate_at(schedule_, info_.step);
-    // A step whose tokens are all masked has no gradient: nothing is updated.
-    if (weight_sum > 0.0) {
-      train_loss_ = loss_sum / weight_sum;
-      team_.run([&](TeamMember& member) {
-        Exec exec = memory.exec(member, setup_.backend);
-        const double norm =
-            optimizer_.step(exec, {memory.parameters(), memory.gradients(), memory.first_moments(), memory.second_moments()},
-                            nominal / weight_sum, static_cast<float>(learning_rate_), info_.step + 1);
-        if (member.index() == 0) gradient_norm_ = norm;
-        memory.packs().pack(exec, memory.parameters(), memory.weights());
-      });
+    const TrainingStep::Outcome done = training_step_.update(learning_rate_, info_.step + 1);
+    if (done.updated) {
+      train_loss_ = done.loss;
+      gradient_norm_ = done.gradient_norm;
       if (!std::isfinite(gradient_norm_)) {
         return bad_input(fmt::format("{}: the gradient of step {} is not finite (loss {}); lower `optimizer.learning_rate`",
                                      run_.dir, info_.step + 1, train_loss_));
@@ -370,7 +346,7 @@ class TrainerImpl final : public Trainer {
   TrainOptions options_;
   TrainEvents events_;
   ThreadTeam team_;
-  AdamW optimizer_;
+  TrainingStep training_step_;
   LearningRateSchedule schedule_;
   std::unique_ptr<RunFolder> folder_;
   std::unique_ptr<MetricsLog> log_;

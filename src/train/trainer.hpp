@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "math/memory_plan.hpp"
+#include "math/operation_profile.hpp"
 #include "math/result.hpp"
 #include "train/run_config.hpp"
 
@@ -82,6 +83,7 @@ struct TrainOptions {
   bool resume = false;                            ///< go on from the newest checkpoint in run.dir, which must exist
   bool force = false;                             ///< overwrite a run that is there
   const std::atomic<int>* stop_signal = nullptr;  ///< non-zero: finish the step, save and return
+  OperationProfile* profile = nullptr;            ///< for system.threads threads: steps are recorded there
 };
 
 struct TrainSummary {

@@ -227,7 +227,7 @@ class TypedTrainingPass final : public TrainingPass {
   void for_chunks(Exec& exec, Work&& work) {
     exec.member.for_each((batch_.rows + chunk_rows_ - 1) / chunk_rows_, [&](std::int64_t chunk) {
       const RowRange range{chunk * chunk_rows_, std::min((chunk + 1) * chunk_rows_, batch_.rows)};
-      TeamMember alone;
+      TeamMember alone = exec.member.alone();
       Exec serial{alone, exec.backend, exec.scratch};
       work(serial, range, chunk);
     });
@@ -241,6 +241,18 @@ class TypedTrainingPass final : public TrainingPass {
     AttentionShape shape = attention_shapes_[static_cast<std::size_t>(layer)];
     shape.sinks = weights.layers[static_cast<std::size_t>(layer)].sinks;
     return shape;
+  }
+
+  /// Of the products with the keys that queries see, forward (`passes` 1) or backward (2: recomputation is not counted).
+  [[nodiscard]] OperationCost attention_cost(std::int64_t layer, std::int64_t passes) const {
+    const std::int64_t window = attention_shapes_[static_cast<std::size_t>(layer)].window;
+    double pairs = 0.0;
+    for (const SequenceRows& sequence : batch_.sequences) {
+      pairs += static_cast<double>(sequence.rows) * mean_visible_keys(sequence.rows, window);
+    }
+    const std::int64_t elements = batch_.rows * (config_.qkv_width() + config_.query_width());
+    return {4.0 * static_cast<double>(passes * config_.query_width()) * pairs,
+            moved_cost(elements * passes, sizeof(T)).bytes};
   }
 
   [[nodiscard]] BlockDropout dropout_of(std::int64_t layer) const {
@@ -261,6 +273,7 @@ class TypedTrainingPass final : public TrainingPass {
       const BlockDropout dropout = dropout_of(layer);
       attention_forward<T>(exec, shape_of(weights, layer), layer_sequences(layer), {block.qkv, config_.qkv_width()},
                            {block.attention, config_.query_width()}, block.lse, dropout.attention());
+      mark(exec, Operation::attention, StepPhase::forward, layer, attention_cost(layer, 1));
       const bool experts = config_.experts > 0;  // they take all rows at once
       if (experts) {
         for_chunks(exec, [&](Exec& serial, RowRange range, std::int64_t) {
@@ -297,6 +310,7 @@ class TypedTrainingPass final : public TrainingPass {
                           {block.attention, query_width}, {gradients_.attention, query_width}, block.lse,
                           {gradients_.qkv, qkv_width}, {gradients_.qkv + query_width, qkv_width},
                           {gradients_.qkv + query_width + config_.kv_width(), qkv_width}, dropout.attention());
+    mark(exec, Operation::attention, StepPhase::backward, layer, attention_cost(layer, 2));
     for_chunks(exec, [&](Exec& serial, RowRange range, std::int64_t chunk) {
       attention_input_backward(serial, weights, layer, block, gradients_, batch_.positions, range, chunk);
     });
