@@ -5,10 +5,15 @@
 #include <cmath>
 #include <csignal>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "command.hpp"
+#include "math/operation_profile.hpp"
+#include "math/thread_team.hpp"
+#include "model/atomic_file.hpp"
+#include "step_profile.hpp"
 #include "train/run_config.hpp"
 #include "train/trainer.hpp"
 #include "train_display.hpp"
@@ -23,6 +28,10 @@ struct Arguments {
   bool resume = false;
   bool force = false;
   bool dry_run = false;
+  bool profile = false;
+  std::string profile_json, trace;
+
+  [[nodiscard]] bool profiled() const { return profile || !profile_json.empty() || !trace.empty(); }
 };
 
 std::atomic<int> stop_signal{0};
@@ -34,6 +43,21 @@ std::string loss_text(double loss) { return std::isfinite(loss) ? fmt::format("{
 extern "C" void on_signal(int signal) {
   stop_signal.store(signal, std::memory_order_relaxed);
   std::signal(signal, SIG_DFL);
+}
+
+Result<void> show_profile(const Arguments& arguments, const OperationProfile& profile, const TrainSummary& summary) {
+  const double peak = 0.5 * (summary.peak_gflops + summary.end_peak_gflops);
+  if (arguments.profile) {
+    fmt::print(
+        "\n{}peak of registers: {:.0f} GFLOP/s before the first step, {:.0f} after the last; shares are of the mean\n",
+        step_profile_text(profile, peak), summary.peak_gflops, summary.end_peak_gflops);
+  }
+  if (!arguments.profile_json.empty()) {
+    const std::string text = step_profile_json(profile, peak).dump(2) + "\n";
+    if (auto written = write_file_atomically(arguments.profile_json, text); !written) return written;
+  }
+  if (!arguments.trace.empty()) return write_step_trace(profile, arguments.trace);
+  return {};
 }
 
 Result<int> train(const Arguments& arguments) {
@@ -48,10 +72,22 @@ Result<int> train(const Arguments& arguments) {
     return kExitOk;
   }
 
+  for (const std::string& path : {arguments.profile_json, arguments.trace}) {  // before the work that they would lose
+    if (path.empty()) continue;
+    if (const auto writable = AtomicFile::create(path); !writable) return tl::make_unexpected(writable.error());
+  }
   std::signal(SIGINT, on_signal);
   std::signal(SIGTERM, on_signal);
   TrainDisplay display;
-  TrainOptions options{.resume = arguments.resume, .force = arguments.force, .stop_signal = &stop_signal};
+  std::optional<OperationProfile> profile;
+  if (arguments.profiled()) {
+    const std::int64_t threads = run->system.threads > 0 ? run->system.threads : default_thread_count();
+    profile.emplace(static_cast<int>(threads), !arguments.trace.empty());
+  }
+  const TrainOptions options{.resume = arguments.resume,
+                             .force = arguments.force,
+                             .stop_signal = &stop_signal,
+                             .profile = profile ? &*profile : nullptr};
   auto trainer = Trainer::create(*run, options, display.events());
   if (!trainer) return tl::make_unexpected(trainer.error());
   fmt::print("{}", plan_text((*trainer)->plan()));
@@ -69,6 +105,9 @@ Result<int> train(const Arguments& arguments) {
   fmt::print("{}: {} steps in {}, best val_loss {}, {:.0f} tokens/s (median), peak of this run's registers {:.0f} GFLOP/s\n",
              run->dir, summary->steps, duration_text(summary->seconds), loss_text(summary->best_val_loss),
              summary->median_tokens_per_second, summary->peak_gflops);
+  if (profile) {
+    if (auto shown = show_profile(arguments, *profile, *summary); !shown) return tl::make_unexpected(shown.error());
+  }
   if (summary->stopped_by_signal != 0) {
     std::string overrides;
     for (const std::string& override_text : arguments.overrides) overrides += fmt::format(" '{}'", override_text);
@@ -86,13 +125,17 @@ void add_train(CLI::App& app, Command& command) {
   CLI::App* train_command = app.add_subcommand("train", "Train a model as a YAML run says");
   train_command->footer(examples(
       {"quern train configs/quickstart.yaml", "quern train configs/quickstart.yaml train.steps=50 run.dir=runs/short",
-       "quern train configs/quickstart.yaml --dry-run", "quern train configs/quickstart.yaml --resume"}));
+       "quern train configs/quickstart.yaml --dry-run", "quern train configs/quickstart.yaml --resume",
+       "quern train configs/quickstart.yaml train.steps=20 --profile --trace trace.json --force"}));
   train_command->add_option("RUN", arguments->file, "The run (YAML); `quern config-keys` lists its keys")->required();
   train_command->add_option("KEY=VALUE", arguments->overrides, "Keys to set beside the file's, such as train.steps=100");
   train_command->add_flag("--resume", arguments->resume, "Go on from the run folder's newest checkpoint");
   train_command->add_flag("--force", arguments->force, "Replace a run that is there")->excludes("--resume");
   train_command->add_flag("--dry-run", arguments->dry_run,
                           "Print the resolved run, parameters, memory and FLOP per token; train nothing");
+  train_command->add_flag("--profile", arguments->profile, "Print time, FLOP and bytes by operation and phase at the end");
+  train_command->add_option("--profile-json", arguments->profile_json, "Write the profile as JSON")->type_name("FILE");
+  train_command->add_option("--trace", arguments->trace, "Write what each thread did when, for Perfetto")->type_name("FILE");
   train_command->callback([&command, arguments] { command.run = [arguments] { return train(*arguments); }; });
 }
 

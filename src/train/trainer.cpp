@@ -113,6 +113,9 @@ class TrainerImpl final : public Trainer {
     }
     if (auto closed = log_->close(); !closed) return tl::make_unexpected(closed.error());
 
+    if (options_.profile != nullptr) {
+      summary.end_peak_gflops = register_peak_flops(team_, setup_.backend, setup_.compute) * 1e-9;
+    }
     summary.steps = info_.step;
     summary.train_loss = train_loss_;
     summary.best_val_loss = info_.best_val_loss;

@@ -93,7 +93,8 @@ struct TrainSummary {
   double last_val_loss = 0.0;
   double seconds = 0.0;
   double median_tokens_per_second = 0.0;
-  double peak_gflops = 0.0;  ///< register peak measured at the start, at this thread count and compute type
+  double peak_gflops = 0.0;      ///< register peak measured at the start, at this thread count and compute type
+  double end_peak_gflops = 0.0;  ///< the same after the last step, where steps were recorded (TrainOptions::profile)
   int stopped_by_signal = 0;
   bool already_complete = false;  ///< resumed at or past the last step: nothing was done
 };

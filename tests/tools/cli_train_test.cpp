@@ -40,6 +40,36 @@ TEST_F(CliTrain, DryRunPrintsThePlanAndWritesNothing) {
   EXPECT_FALSE(std::filesystem::exists(folder_.file("run")));
 }
 
+TEST_F(CliTrain, ProfilesAndTraces) {
+  const std::string json_file = folder_.file("profile.json"), trace_file = folder_.file("trace.json");
+  const ProgramResult result =
+      run_quern("train " + yaml_ + " train.steps=4 --profile --profile-json " + json_file + " --trace " + trace_file);
+  ASSERT_EQ(result.code, 0) << result.err;
+  for (const char* part : {"profile of 4 steps on 2 threads", "weight gradient", "mlp in product", "waiting", "optimizer"}) {
+    EXPECT_TRUE(contains(result.out, part)) << part << "\n" << result.out;
+  }
+  const auto profile = nlohmann::json::parse(read_text_file(json_file), nullptr, false);
+  ASSERT_TRUE(profile.is_object());
+  EXPECT_EQ(profile["steps"], 4);
+  double shares = profile["outside"]["share"].get<double>();
+  double flops = 0.0;
+  for (const auto& phase : profile["phases"]) {
+    shares += phase["share"].get<double>();
+    flops += phase.value("flops_per_step", 0.0);
+  }
+  EXPECT_NEAR(shares, 1.0, 0.02);
+  // What the marks add up to is what training reports: 6 FLOP per matrix parameter and token, and attention.
+  const ProgramResult dry = run_quern("train " + yaml_ + " --dry-run");
+  EXPECT_NEAR(flops / (4 * 32), 6.0 * (2 * (4 * 32 * 32 + 3 * 32 * 96) + 300 * 32) + 6.0 * 2 * 32 * 32, 1.0) << dry.out;
+  const auto trace = nlohmann::json::parse(read_text_file(trace_file), nullptr, false);
+  ASSERT_TRUE(trace.is_object());
+  EXPECT_GT(trace["traceEvents"].size(), 100U);
+
+  const ProgramResult refused = run_quern("train " + yaml_ + " --force --trace /nowhere/trace.json");
+  EXPECT_EQ(refused.code, 1);
+  EXPECT_EQ(refused.out, "") << "refused before the work";
+}
+
 TEST_F(CliTrain, TrainsLogsSamplesAndDoesNotOverwrite) {
   const ProgramResult result = run_quern("train " + yaml_);
   ASSERT_EQ(result.code, 0) << result.err;
