@@ -41,9 +41,9 @@ constexpr std::size_t kPaths = kIsaCount;
 const std::array<KernelTable, kPaths>& all_tables() {
 #if defined(__x86_64__)
   static const std::array<KernelTable, kPaths> tables = {{
-      {Isa::amx, matmul_kernels_amx(), elementwise_kernels_avx512(), attention_kernels_amx(), blocks_avx512_vnni(),
+      {Isa::amx, matmul_kernels_amx(), elementwise_kernels_avx512_vnni(), attention_kernels_amx(), blocks_avx512_vnni(),
        block_quantizer_legacy_avx512(), block_quantizer_k_avx512()},
-      {Isa::avx512_vnni, matmul_kernels_avx512_vnni(), elementwise_kernels_avx512(), attention_kernels_avx512_vnni(),
+      {Isa::avx512_vnni, matmul_kernels_avx512_vnni(), elementwise_kernels_avx512_vnni(), attention_kernels_avx512_vnni(),
        blocks_avx512_vnni(), block_quantizer_legacy_avx512(), block_quantizer_k_avx512()},
       {Isa::avx512, matmul_kernels_avx512(), elementwise_kernels_avx512(), attention_kernels_avx512(), blocks_avx512(),
        block_quantizer_legacy_avx512(), block_quantizer_k_avx512()},

@@ -31,6 +31,22 @@ enum class RopePairing : std::uint8_t {
   halves     ///< (v[i], v[i + rotated/2]): "NEOX"
 };
 
+/// How a product with an activation ends: pre = sum + bias and out = activation(sum + bias), each rounded to T once.
+template <class T>
+struct ActivationEpilogue {
+  Activation activation = Activation::none;
+  const float* sum = nullptr;  ///< [rows, cols]
+  std::int64_t sum_stride = 0;
+  const float* bias = nullptr;  ///< [cols], or null
+  T* pre = nullptr;             ///< or null
+  std::int64_t pre_stride = 0;
+  bool stream_pre = false;  ///< `pre` is not read again soon: write it past the caches where it is whole cache lines
+  T* out = nullptr;
+  std::int64_t out_stride = 0;
+  std::int64_t rows = 0;
+  std::int64_t cols = 0;
+};
+
 /// Operations whose activations are stored as T.
 template <class T>
 struct ElementwiseKernelsFor {
@@ -52,6 +68,7 @@ struct ElementwiseKernelsFor {
   /// out = activation(pre), element by element.
   void (*activation_forward)(Activation activation, const T* pre, std::int64_t pre_stride, T* out, std::int64_t out_stride,
                              std::int64_t rows, std::int64_t cols);
+  void (*activation_epilogue)(const ActivationEpilogue<T>& epilogue);
   /// dpre = dout * activation'(pre).
   void (*activation_backward)(Activation activation, const float* dout, std::int64_t dout_stride, const T* pre,
                               std::int64_t pre_stride, T* dpre, std::int64_t dpre_stride, std::int64_t rows,
@@ -139,5 +156,6 @@ struct ElementwiseKernels {
 const ElementwiseKernels* elementwise_kernels_portable();
 const ElementwiseKernels* elementwise_kernels_avx2();
 const ElementwiseKernels* elementwise_kernels_avx512();
+const ElementwiseKernels* elementwise_kernels_avx512_vnni();
 
 }  // namespace quern

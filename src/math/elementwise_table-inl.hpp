@@ -19,6 +19,7 @@ constexpr ElementwiseKernelsFor<T> elementwise_kernels_for() {
           .head_norm_backward = rms_norm_backward_rows<false, T, T, T>,
           .layer_norm_forward = layer_norm_rows<T>,
           .activation_forward = activation_rows<T>,
+          .activation_epilogue = activation_epilogue<T>,
           .activation_backward = activation_backward_rows<T>,
           .gated_forward = gated_rows<T>,
           .clamped_swiglu_forward = clamped_swiglu_rows<T>,

@@ -47,6 +47,14 @@ class TileFinisher {
 
   void operator()(float* tile, std::int64_t stride, std::int64_t row, std::int64_t rows, std::int64_t col,
                   std::int64_t cols) const {
+    if (epilogue_.activation != Activation::none && epilogue_.residual == nullptr) {
+      if (out_.type == ElementType::f32) {
+        activate<float>(kernels_.elementwise->f32, tile, stride, row, rows, col, cols);
+      } else {
+        activate<bf16>(kernels_.elementwise->b16, tile, stride, row, rows, col, cols);
+      }
+      return;
+    }
     const std::int64_t bytes = operand_bytes(out_.type);
     const bool activates = epilogue_.activation != Activation::none;
     MatmulStore store{.tile = tile, .tile_stride = stride, .rows = rows, .cols = cols};
@@ -81,6 +89,24 @@ class TileFinisher {
   }
 
  private:
+  /// All of it in one pass over the sums.
+  template <class T>
+  void activate(const ElementwiseKernelsFor<T>& kernels, const float* tile, std::int64_t stride, std::int64_t row,
+                std::int64_t rows, std::int64_t col, std::int64_t cols) const {
+    ActivationEpilogue<T> to{.activation = epilogue_.activation, .sum = tile, .sum_stride = stride};
+    if (epilogue_.bias != nullptr) to.bias = epilogue_.bias + col;
+    if (epilogue_.pre_activation != nullptr) {
+      to.pre = static_cast<T*>(epilogue_.pre_activation) + row * epilogue_.pre_activation_stride + col;
+      to.pre_stride = epilogue_.pre_activation_stride;
+      to.stream_pre = epilogue_.stream_pre_activation;
+    }
+    to.out = static_cast<T*>(out_.data) + row * out_.row_stride + col;
+    to.out_stride = out_.row_stride;
+    to.rows = rows;
+    to.cols = cols;
+    kernels.activation_epilogue(to);
+  }
+
   const KernelTable& kernels_;
   const MutableMatrix& out_;
   const Epilogue& epilogue_;

@@ -1,5 +1,6 @@
 // Activations and gated units against double-precision formulas; their derivatives against central differences.
 #include <algorithm>
+#include <array>
 #include <numbers>
 
 #include "elementwise_support.hpp"
@@ -101,6 +102,55 @@ void check_activation(const ElementwiseKernels& table, Activation activation, st
   }
   EXPECT_TRUE(y.gaps_untouched());
   EXPECT_TRUE(dx.gaps_untouched());
+}
+
+/// pre = sum + bias and out = activation(sum + bias), with whole cache lines written past the caches or not.
+template <class T>
+void check_epilogue(const ElementwiseKernels& table, Activation activation, std::int64_t cols, bool lines) {
+  Inputs next;
+  const std::int64_t gap = lines ? 64 : 3;
+  const Rows<float> sum = Rows<float>(3, cols).fill(next), bias = Rows<float>(1, cols).fill(Normal(24));
+  alignas(64) std::array<T, 3 * 1024> pre{};
+  ASSERT_LE(3 * (cols + gap), std::ssize(pre));
+  Rows<T> out(3, cols, 5, 0), without(3, cols, 5, 0);
+  ActivationEpilogue<T> e{.activation = activation, .sum = sum.data(), .sum_stride = sum.stride(), .bias = bias.data()};
+  e.pre = pre.data();
+  e.pre_stride = cols + gap;
+  e.stream_pre = true;
+  e.out = out.data();
+  e.out_stride = out.stride();
+  e.rows = 3;
+  e.cols = cols;
+  kernels_for<T>(table).activation_epilogue(e);
+  e.pre = nullptr;
+  e.out = without.data();
+  kernels_for<T>(table).activation_epilogue(e);
+  for (std::int64_t r = 0; r < 3; ++r) {
+    EXPECT_TRUE(out.same_bits(r, without, r));
+    for (std::int64_t c = 0; c < cols; ++c) {
+      const double at = static_cast<double>(sum.at(r, c) + bias.at(0, c)), f = value(activation, at);
+      ASSERT_NEAR(value_of(pre[static_cast<std::size_t>(r * (cols + gap) + c)]), at, kStorageError<T> * std::abs(at));
+      ASSERT_NEAR(out.value(r, c), f, arithmetic(activation, at) + kStorageError<T> * std::abs(f)) << "x " << at;
+    }
+    for (std::int64_t c = cols; c < cols + gap; ++c) {
+      ASSERT_EQ(value_of(pre[static_cast<std::size_t>(r * (cols + gap) + c)]), 0.0) << "the gap is not the kernel's";
+    }
+  }
+  EXPECT_TRUE(out.gaps_untouched());
+}
+
+TEST(Activations, EpilogueAddsTheBiasAndKeepsTheSum) {
+  for (const ElementwiseKernels* table : elementwise_tables()) {
+    SCOPED_TRACE(table->name);
+    for (const Activation activation : kActivations) {
+      for (const std::int64_t cols : {1, 15, 32, 33, 127}) {
+        check_epilogue<float>(*table, activation, cols, false);
+        check_epilogue<bf16>(*table, activation, cols, false);
+      }
+      check_epilogue<float>(*table, activation, 64, true);
+      check_epilogue<bf16>(*table, activation, 64, true);
+    }
+  }
 }
 
 template <class T>
