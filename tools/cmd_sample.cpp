@@ -71,7 +71,7 @@ Result<int> sample(const Arguments& arguments) {
   options.max_tokens = arguments.tokens;
   const auto ends = (*model)->tokenizer().end_of_generation();
   options.end_tokens.assign(ends.begin(), ends.end());
-  options.vocab = std::min((*model)->tokenizer().vocab_size(), (*model)->weights().config.vocab);
+  options.vocab = std::min(drawn_vocab((*model)->tokenizer()), (*model)->weights().config.vocab);
   const bool stream = !arguments.json;
   if (stream) fmt::print("{}", arguments.prompt);
   const auto generation = generate(**decoder, *prompt, sampler, options, [&](std::int32_t token) {

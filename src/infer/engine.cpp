@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "infer/engine_room.hpp"
+#include "infer/generator.hpp"
 
 namespace quern {
 
@@ -68,7 +69,7 @@ Engine::Engine(Decoder& decoder, const Tokenizer* tokenizer, const EngineOptions
   if (options.vocab > 0) {
     vocab_ = options.vocab;
   } else if (tokenizer != nullptr) {
-    vocab_ = std::min(vocab_, tokenizer->vocab_size());
+    vocab_ = std::min(vocab_, drawn_vocab(*tokenizer));
   }
   context_tokens_ = std::min(limits.context_tokens, room_->capacity_tokens());
   batch_.reserve(static_cast<std::size_t>(scheduler.sequences));

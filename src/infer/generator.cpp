@@ -37,6 +37,12 @@ constexpr EngineOptions kAlone{.sequences = 1, .longest_turn = 0, .share_prefixe
 
 }  // namespace
 
+std::int64_t drawn_vocab(const Tokenizer& tokenizer) {
+  std::int64_t count = tokenizer.vocab_size();
+  while (count > 1 && tokenizer.token_kind(static_cast<std::int32_t>(count - 1)) == TokenKind::unused) --count;
+  return count;
+}
+
 Result<std::vector<std::int32_t>> encode_prompt(const Tokenizer& tokenizer, std::string_view prompt) {
   Result<std::vector<std::int32_t>> tokens;
   if (!prompt.empty()) tokens = tokenizer.encode(prompt);

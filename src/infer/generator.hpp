@@ -22,6 +22,10 @@ namespace quern {
 /// tokenizer has none.
 [[nodiscard]] Result<std::vector<std::int32_t>> encode_prompt(const Tokenizer& tokenizer, std::string_view prompt);
 
+/// How many tokens can be drawn: those below this. Unused tokens that end a vocabulary are rows that pad its embeddings (as
+/// converted files list them).
+[[nodiscard]] std::int64_t drawn_vocab(const Tokenizer& tokenizer);
+
 struct Generation {
   std::vector<std::int32_t> tokens;  ///< without the prompt and the end token
   std::string text;                  ///< of the tokens, without a stop string; empty without a tokenizer

@@ -66,9 +66,6 @@ class RunReader {
 
   static tl::unexpected<Error> unknown(const std::string& where, std::string_view name, bool section) {
     const std::string_view nearest = internal::nearest_run_key(name);
-    if (name == "model.vocab") {
-      return bad_input(fmt::format("{}: key `{}`: not a key: the vocabulary comes from the corpus", where, name));
-    }
     if (section) {
       return bad_input(
           fmt::format("{}: section `{}`: unknown; sections are run, model, data, optimizer, train, sample, system", where,
@@ -201,7 +198,7 @@ Result<void> check_model(const RunConfig& run, std::string_view name) {
                   fmt::format("must be at most model.head_dim ({}), found {}", model.head_dim, model.rope_dims));
   }
   ModelConfig with_vocab = model;
-  with_vocab.vocab = 1;  // the real one comes from the corpus and is checked with it
+  if (model.vocab == 0) with_vocab.vocab = 1;  // it comes from the corpus and is checked with it
   if (auto valid = validate(with_vocab); !valid) {
     return bad_input(fmt::format("{}: section `model`: {}", name, valid.error().message));
   }

@@ -107,7 +107,7 @@ struct RunConfig {
 /// Reads `path`, applies `overrides` ("train.steps=100", in order), checks everything against the one schema. Relative paths
 /// in the file are relative to the current directory. Errors: "FILE:LINE:COLUMN: key `train.stesp`: unknown; nearest known
 /// key: `train.steps`" and alike for wrong types, values out of range, impossible combinations; overrides are named as
-/// "command line: ...". model.vocab is not a key: it comes from the corpus. With `train.from`, model keys that are not given
+/// "command line: ...". A model.vocab of 0 is decided with the corpus. With `train.from`, model keys that are not given
 /// keep ModelConfig's values until start_weights.hpp replaces them by the checkpoint's; combinations are checked then.
 [[nodiscard]] Result<RunConfig> load_run_config(const std::string& path, const std::vector<std::string>& overrides);
 

@@ -50,6 +50,8 @@ constexpr std::int64_t kMaxTokens = std::int64_t{1} << 48;
 
 void add_model_keys(std::vector<RunKey>& keys) {
   const auto add = [&](RunKey key) { keys.push_back(std::move(key)); };
+  add({"model.vocab", IntegerKey{QUERN_FIELD(model.vocab), 0, 1 << 24},
+       "rows of the embedding table and the head; more than the corpus has tokens pads them; 0: as many", "", false});
   add({"model.context", IntegerKey{QUERN_FIELD(model.context), 1, 1 << 24},
        "tokens: longest sequence in training; rows of the learned position table", "", false});
   add({"model.layers", IntegerKey{QUERN_FIELD(model.layers), 1, 1024}, "transformer blocks", "", false});

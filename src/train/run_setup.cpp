@@ -23,7 +23,12 @@ Result<RunSetup> set_up_run(const RunConfig& requested, bool resume) {
   if (!corpus) return tl::make_unexpected(corpus.error());
   TrainingPlan plan;
   if (run.train.from.empty()) {
-    run.model.vocab = corpus->tokenizer().vocab_size();
+    const std::int64_t tokens = corpus->tokenizer().vocab_size();
+    if (run.model.vocab > 0 && run.model.vocab < tokens) {
+      return bad_input(run.at_key("model.vocab", fmt::format("must be 0 or at least {}, the tokens of {}, found {}", tokens,
+                                                             corpus->path(), run.model.vocab)));
+    }
+    if (run.model.vocab == 0) run.model.vocab = tokens;
   } else {
     const auto start = open_start_weights(run, resume);
     if (!start) return tl::make_unexpected(start.error());

@@ -114,6 +114,7 @@ Result<void> adopt_model(const StartWeights& start, RunConfig& run) {
       adopted.model.context = run.model.context;
       continue;
     }
+    if (key.name == "model.vocab" && run.model.vocab == 0) continue;
     const std::string has = internal::run_key_text(key, adopted);
     const std::string found = internal::run_key_text(key, run);
     if (found == has) continue;

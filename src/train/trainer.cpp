@@ -337,7 +337,7 @@ class TrainerImpl final : public Trainer {
                                        .top_p = run_.sample.top_p,
                                        .seed = run_.train.seed});
     auto generated =
-        generate(*decoder_, *prompt, sampler, {.max_tokens = run_.sample.tokens, .vocab = tokenizer().vocab_size()});
+        generate(*decoder_, *prompt, sampler, {.max_tokens = run_.sample.tokens, .vocab = drawn_vocab(tokenizer())});
     if (!generated) return tl::make_unexpected(generated.error());
     events_.sample(info_.step,
                    run_.sample.prompt + tokenizer().decode(generated->tokens, {.text_start = run_.sample.prompt.empty()}));

@@ -40,6 +40,43 @@ TEST_F(CliTrain, DryRunPrintsThePlanAndWritesNothing) {
   EXPECT_FALSE(std::filesystem::exists(folder_.file("run")));
 }
 
+// A vocabulary with more rows than the corpus has tokens: trained, resumed, sampled without ever drawing one, converted.
+TEST_F(CliTrain, PadsTheVocabulary) {
+  const ProgramResult dry = run_quern("train " + yaml_ + " model.vocab=448 --dry-run");
+  ASSERT_EQ(dry.code, 0) << dry.err;
+  EXPECT_TRUE(contains(dry.out, "vocabulary 448")) << dry.out;
+  const ProgramResult refused = run_quern("train " + yaml_ + " model.vocab=299 --dry-run");
+  EXPECT_EQ(refused.code, 2);
+  EXPECT_TRUE(contains(refused.err, "command line: key `model.vocab`: must be 0 or at least 300, the tokens of "))
+      << refused.err;
+
+  ASSERT_EQ(run_quern("train " + yaml_ + " model.vocab=448 train.steps=6").code, 0);
+  const ProgramResult resumed = run_quern("train " + yaml_ + " model.vocab=448 train.steps=8 --resume");
+  ASSERT_EQ(resumed.code, 0) << resumed.err;
+  EXPECT_EQ(run_quern("train " + yaml_ + " train.steps=9 --resume").code, 2) << "another vocabulary than the checkpoint's";
+  const ProgramResult onward = run_quern("train " + yaml_ + " train.from=" + folder_.file("run") +
+                                         " train.steps=4 run.dir=" + folder_.file("onward"));
+  EXPECT_EQ(onward.code, 0) << onward.err;
+
+  const std::string model = folder_.file("run"), gguf = folder_.file("padded.gguf"), hub = folder_.file("hub");
+  ASSERT_EQ(run_quern("convert " + model + " " + gguf).code, 0);
+  const ProgramResult to_hub = run_quern("convert " + model + " " + hub);
+  ASSERT_EQ(to_hub.code, 0) << to_hub.err;
+  const std::string back = folder_.file("back.h5");
+  ASSERT_EQ(run_quern("convert " + hub + " " + back).code, 0);
+  for (const std::string& file : {model, gguf, back}) {
+    // Nearly untrained and hot: a third of all draws would fall on padding.
+    const ProgramResult run = run_quern("run " + file + " -p 'the cat' -n 200 --temperature 50 --json");
+    ASSERT_EQ(run.code, 0) << file << run.err;
+    const auto json = nlohmann::json::parse(run.out, nullptr, false);
+    ASSERT_TRUE(json.is_object()) << run.out;
+    ASSERT_TRUE(json.contains("tokens")) << run.out;
+    for (const auto& token : json["tokens"]) EXPECT_LT(token.get<int>(), 300) << file;
+  }
+  const ProgramResult sample = run_quern("sample " + model + " --tokens 200 --temperature 50");
+  EXPECT_EQ(sample.code, 0) << sample.err;
+}
+
 TEST_F(CliTrain, ProfilesAndTraces) {
   const std::string json_file = folder_.file("profile.json"), trace_file = folder_.file("trace.json");
   const ProgramResult result =

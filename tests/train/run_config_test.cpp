@@ -132,10 +132,10 @@ TEST(RunConfig, KeyTableIsComplete) {
     EXPECT_FALSE(doc.allowed.empty()) << doc.key;
     EXPECT_FALSE(doc.default_value.empty()) << doc.key;
   }
-  for (const char* key : {"run.dir", "data.corpus", "train.steps", "train.precision", "train.seed", "system.threads"}) {
+  for (const char* key :
+       {"run.dir", "data.corpus", "train.steps", "train.precision", "train.seed", "system.threads", "model.vocab"}) {
     EXPECT_TRUE(keys.count(key)) << key;  // names that others rely on
   }
-  EXPECT_FALSE(keys.count("model.vocab"));
 }
 
 // Every documented default, given explicitly, is accepted and changes nothing.
@@ -186,7 +186,8 @@ TEST(Configs, EveryFileParsesAndSaysWhatItsNamePromises) {
       EXPECT_TRUE(!is_key || line.find(" # ") != std::string::npos) << entry.path() << ": " << line;
     }
   }
-  for (const char* name : {"quickstart", "shakespeare_char", "shakespeare_char_cpu", "loop_small"}) {
+  for (const char* name :
+       {"quickstart", "shakespeare_char", "shakespeare_char_cpu", "loop_small", "loop_base", "loop_large", "gpt2_124m"}) {
     EXPECT_TRUE(seen.count(name)) << name;
   }
 }
@@ -205,6 +206,32 @@ TEST(Configs, CharacterModelsMatchNanoGpt) {
   EXPECT_EQ(cpu->train.batch, 12);
   EXPECT_EQ(cpu->context(), 64);
   EXPECT_EQ(cpu->model.width, 128);
+}
+
+TEST(Configs, Gpt2HasGpt2sParameters) {
+  const auto run = load_run_config((std::filesystem::path(QUERN_CONFIGS) / "gpt2_124m.yaml").string(), {});
+  ASSERT_TRUE(run) << run.error().message;
+  ModelConfig model = run->model;
+  EXPECT_EQ(model.vocab, 50304);
+  model.vocab = 50257;
+  EXPECT_EQ(parameter_layout(model).parameter_count(), 124439808);
+  EXPECT_EQ(run->train.batch, 4);
+  EXPECT_EQ(run->context(), 256);
+}
+
+TEST(Configs, LoopModelsDifferInLayersAlone) {
+  const auto base = load_run_config((std::filesystem::path(QUERN_CONFIGS) / "loop_base.yaml").string(), {});
+  const auto large = load_run_config((std::filesystem::path(QUERN_CONFIGS) / "loop_large.yaml").string(), {});
+  ASSERT_TRUE(base) << base.error().message;
+  ASSERT_TRUE(large) << large.error().message;
+  EXPECT_EQ(base->model.layers, 4);
+  EXPECT_EQ(base->model.vocab, 16000);
+  EXPECT_EQ(base->train.batch * base->context(), 16 * 256);
+  RunConfig same = *large;
+  EXPECT_EQ(same.model.layers, 6);
+  same.model.layers = base->model.layers;
+  same.dir = base->dir;
+  EXPECT_EQ(to_yaml(same), to_yaml(*base));
 }
 
 }  // namespace
