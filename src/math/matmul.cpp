@@ -13,6 +13,7 @@
 #include "math/block_formats.hpp"
 #include "math/matmul_blocking.hpp"
 #include "math/matmul_eigen.hpp"
+#include "math/matmul_fetch_internal.hpp"
 #include "math/matmul_front_internal.hpp"
 #include "math/matmul_plain_internal.hpp"
 
@@ -23,7 +24,6 @@ using internal::at;
 using internal::Blocking;
 using internal::ceil_divide;
 using internal::GradientBlocking;
-using internal::kMaxBBytes;
 using internal::kMaxDepth;
 using internal::kMaxGradientDepth;
 using internal::kMaxSumBytes;
@@ -47,8 +47,8 @@ std::int64_t scratch_bytes(const ProductKernels& kernels, std::int64_t n) {
   const std::int64_t depth = round_up(std::min(n, kMaxGradientDepth), kernels.step);
   const std::int64_t cols = round_up(n, kernels.panel_cols);
   const std::int64_t panel_bytes = depth * kernels.panel_cols * bytes;
-  const std::int64_t a = kernels.tile_rows * (depth * bytes + kRowPadBytes);
-  const std::int64_t b = std::max(panel_bytes, std::min(kMaxBBytes, depth * cols * bytes));
+  const std::int64_t a = kernels.tiles_per_pack * kernels.tile_rows * (depth * bytes + kRowPadBytes);
+  const std::int64_t b = std::max(panel_bytes, std::min(kernels.max_b_bytes, depth * cols * bytes));
   const std::int64_t widened = panel_bytes * 4 / bytes;
   const std::int64_t tile = kernels.tile_rows * kernels.panel_cols * 4;
   const std::int64_t sums = std::max(tile, std::min(kMaxSumBytes, round_up(n, kernels.tile_rows) * cols * 4));
@@ -121,7 +121,7 @@ class NextTileFetcher {
 bool worth_copying(const ProductKernels& kernels, const ConstMatrix& a, std::int64_t panels) {
   if (panels < 4) return false;
   const std::int64_t bytes = operand_bytes(kernels.operand);
-  const bool shares_sets = (a.row_stride * bytes) % 2048 == 0;
+  const bool shares_sets = (a.row_stride * bytes) % (kernels.fetches ? 4096 : 2048) == 0;
   const bool straddles =
       kernels.step * bytes == 64 && ((a.row_stride * bytes) % 64 != 0 || reinterpret_cast<std::uintptr_t>(a.data) % 64 != 0);
   return shares_sets || straddles;
@@ -183,6 +183,7 @@ void product(Exec& exec, ComputeType compute, const ConstMatrix& a, const RightS
     const std::int64_t col_begin = (task / blocking.row_blocks) * block_cols;
     const std::int64_t col_end = std::min(out.cols, col_begin + block_cols);
     const std::int64_t panels = ceil_divide(col_end - col_begin, panel_cols);
+    const std::int64_t row_tiles = ceil_divide(row_end - row_begin, kernels.tile_rows);
     const bool copies = converts || worth_copying(kernels, a, panels);
     matmul.begin();
     for (std::int64_t piece = 0; piece < blocking.depths; ++piece) {
@@ -235,8 +236,31 @@ void product(Exec& exec, ComputeType compute, const ConstMatrix& a, const RightS
             tile.c_stride = sum_stride;
           }
           tile.b = panel + p * panel_bytes;
-          next_tile.fetch_share();
-          if (piece + 1 == blocking.depths) {
+          if (kernels.fetches) {
+            // The next tile of A; the next piece of B, a share per tile; and C: what is stored at this call's end or, where
+            // sums are added to, what the next call begins with.
+            const auto out_tile = [&](std::int64_t tile_row, std::int64_t tile_col, std::int64_t rows) {
+              return internal::fetch_block(
+                  at(static_cast<const void*>(out.data), (tile_row * out.row_stride + tile_col) * out_bytes),
+                  out.row_stride * out_bytes, rows, std::min(panel_cols, col_end - tile_col) * out_bytes);
+            };
+            tile.fetch_a = internal::fetch_columns(at(a_rows, tile.rows * a.row_stride * a_bytes), a.row_stride * a_bytes,
+                                                   next_rows, k * a_bytes, p, panels);
+            if (!plain && piece + 1 < blocking.depths) {
+              tile.fetch_b = internal::fetch_run(at(tile.b, blocking.depth * panel_cols * bytes),
+                                                 std::min(blocking.depth, k_total - k0 - k) * panel_cols * bytes,
+                                                 (row - row_begin) / kernels.tile_rows, row_tiles);
+            }
+            if (in_place && piece > 0) {
+              tile.fetch_c = p + 1 < panels ? out_tile(row, col + panel_cols, tile.rows)
+                                            : out_tile(row + tile.rows, col_begin, next_rows);
+            } else if (in_place || piece + 1 == blocking.depths) {
+              tile.fetch_c = out_tile(row, col, tile.rows);
+            }
+          } else {
+            next_tile.fetch_share();
+          }
+          if (!kernels.fetches && piece + 1 == blocking.depths) {
             fetch_for_writing(at(static_cast<const void*>(out.data), (row * out.row_stride + col) * out_bytes),
                               out.row_stride * out_bytes, tile.rows, cols * out_bytes);
           }
@@ -363,7 +387,8 @@ void matmul_backward_weight(Exec& exec, const ConstMatrix& dy, const ConstMatrix
 
   ScratchCutter scratch(exec.scratch);
   auto* edge = reinterpret_cast<float*>(scratch.take(tile_rows * panel_cols * 4));
-  void* packed_a = scratch.take(tile_rows * blocking.depth * bytes);
+  const std::int64_t pack_rows = kernels.tiles_per_pack * tile_rows;
+  void* packed_a = scratch.take(pack_rows * blocking.depth * bytes);
   std::byte* packed_b = scratch.take(blocking.panels_per_block * panel_bytes);
 
   // Rows [row_begin, row_end) by one block of columns, over all tokens.
@@ -387,15 +412,20 @@ void matmul_backward_weight(Exec& exec, const ConstMatrix& dy, const ConstMatrix
       }
       const std::byte* dy_block = at(dy.data, (k0 * dy.row_stride + row_begin) * element_bytes);
       for (std::int64_t row = row_begin; row < row_end; row += tile_rows) {
-        MatmulTile tile{.a = packed_a,
+        const std::int64_t packed = (row - row_begin) % pack_rows;
+        if (packed == 0) {
+          kernels.pack_a({.data = dy_block + (row - row_begin) * element_bytes,
+                          .stride = dy.row_stride,
+                          .rows = k,
+                          .cols = std::min(pack_rows, row_end - row)},
+                         steps * kernels.step, packed_a);
+        }
+        MatmulTile tile{.a = at(packed_a, packed * steps * kernels.step * bytes),
                         .a_row_stride = kernels.packed_a_row_stride,
                         .a_step_stride = kernels.packed_a_step_stride,
                         .steps = steps,
                         .rows = std::min(tile_rows, row_end - row),
                         .add = accumulate || piece > 0};
-        kernels.pack_a(
-            {.data = dy_block + (row - row_begin) * element_bytes, .stride = dy.row_stride, .rows = k, .cols = tile.rows},
-            steps * kernels.step, packed_a);
         for (std::int64_t p = 0; p < panels; ++p) {
           const std::int64_t col = col_begin + p * panel_cols;
           const std::int64_t cols = std::min(panel_cols, col_end - col);

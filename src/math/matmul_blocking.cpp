@@ -27,7 +27,7 @@ Blocking choose_blocking(const ProductKernels& kernels, std::int64_t rows, std::
   const std::int64_t panels = ceil_divide(cols, kernels.panel_cols);
   const std::int64_t panel_bytes = b.depth * kernels.panel_cols * operand_bytes(kernels.operand);
   std::int64_t most_tiles = std::max<std::int64_t>(1, kMaxRows / kernels.tile_rows);
-  std::int64_t most_panels = std::max<std::int64_t>(1, kMaxBBytes / panel_bytes);
+  std::int64_t most_panels = std::max<std::int64_t>(1, kernels.max_b_bytes / panel_bytes);
   if (b.depths > 1) most_panels = std::min(most_panels, kMaxSumBytes / (kMaxRows * 4 * kernels.panel_cols));
   for (;;) {
     b.tiles_per_block = even_share(tiles, most_tiles);
@@ -58,7 +58,7 @@ GradientBlocking choose_gradient_blocking(const ProductKernels& kernels, std::in
   // With no columns of x there is no dW, but there is a bias.
   const std::int64_t panels = std::max<std::int64_t>(1, ceil_divide(cols, kernels.panel_cols));
   const std::int64_t panel_bytes = b.depth * kernels.panel_cols * operand_bytes(kernels.operand);
-  std::int64_t most_panels = std::max<std::int64_t>(1, kMaxBBytes / panel_bytes);
+  std::int64_t most_panels = std::max<std::int64_t>(1, kernels.max_b_bytes / panel_bytes);
   for (;;) {
     b.panels_per_block = even_share(panels, most_panels);
     b.col_blocks = ceil_divide(panels, b.panels_per_block);

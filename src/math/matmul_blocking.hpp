@@ -13,9 +13,8 @@ namespace quern::internal {
 /// their sums come from further away. Re-measure with matmul_bench.
 inline constexpr std::int64_t kMaxDepth = 384;
 inline constexpr std::int64_t kMaxGradientDepth = 512;
-/// Most bytes of B that a task reads again for each of its tiles of A, and most bytes of sums that wait for the next piece
-/// of the reduction: together half of a 2 MiB second-level cache.
-inline constexpr std::int64_t kMaxBBytes = 512 * 1024;
+/// Most bytes of sums that wait for the next piece of the reduction: with ProductKernels::max_b_bytes of B, some half of a
+/// 2 MiB second-level cache.
 inline constexpr std::int64_t kMaxSumBytes = 512 * 1024;
 /// The same for dW, where panels are packed again for each strip of sums.
 inline constexpr std::int64_t kMaxGradientBytes = 1024 * 1024;

@@ -16,6 +16,14 @@
 
 namespace quern {
 
+/// Cache lines that a call fetches for later calls: `rows` rows of `lines` lines each, `stride` bytes apart.
+struct MatmulFetch {
+  const void* data = nullptr;
+  std::int64_t stride = 0;
+  std::int64_t rows = 0;
+  std::int64_t lines = 0;
+};
+
 /// One tile: C [rows, panel_cols] = A [rows, steps * step] B, or += where `add`.
 struct MatmulTile {
   const void* a = nullptr;         ///< operand type
@@ -27,6 +35,10 @@ struct MatmulTile {
   std::int64_t c_stride = 0;
   std::int64_t rows = 0;  ///< 1 .. tile_rows
   bool add = false;
+  /// Fetched a row at a time, spread over the steps: many at once would keep the tile's own loads waiting.
+  MatmulFetch fetch_c = {};  ///< into first-level cache
+  MatmulFetch fetch_a = {};  ///< into second-level cache
+  MatmulFetch fetch_b = {};  ///< into second-level cache
 };
 
 /// Writes out = tile + bias + residual (each of the latter two only where given) in f32 or, rounded to nearest even, in
@@ -63,6 +75,10 @@ struct ProductKernels {
   std::int64_t packed_a_step_stride = 0;
 
   void (*tile)(const MatmulTile& tile) = nullptr;
+  bool fetches = false;  ///< `tile` does what fetch_a, fetch_b and fetch_c say
+  /// Most bytes of B that a task reads again for each of its tiles of A: a quarter of a 2 MiB second-level cache. Where more
+  /// pays, it is because A is then read fewer times. Re-measure with matmul_bench.
+  std::int64_t max_b_bytes = 512 * 1024;
 
   /// Weights, f32 (rounded to bf16 first where that is the compute type), into one panel of `padded_k` >= k elements depth.
   /// pack_weight_rows: source [k, cols <= panel_cols]. pack_weight_transposed: source [cols, k].
@@ -70,9 +86,11 @@ struct ProductKernels {
   void (*pack_weight_transposed)(const MatmulBlock& source, std::int64_t padded_k, void* panel) = nullptr;
   /// Activations [k, cols <= panel_cols] into one panel.
   void (*pack_b)(const MatmulBlock& source, std::int64_t padded_k, void* panel) = nullptr;
-  /// Activations [k, cols <= tile_rows] transposed into a tile of A: row i of the tile is column i of the source. Rows past
-  /// cols are undefined; k is padded with zeros.
-  void (*pack_a)(const MatmulBlock& source, std::int64_t padded_k, void* tile) = nullptr;
+  /// Activations [k, cols <= tiles_per_pack * tile_rows] transposed into tiles of A, one after the other: row i of a tile is
+  /// column i of its part of the source. Rows past cols are undefined; k is padded with zeros.
+  void (*pack_a)(const MatmulBlock& source, std::int64_t padded_k, void* tiles) = nullptr;
+  /// Several tiles at once read more of each row, and a row of a wide matrix is a page of its own.
+  std::int64_t tiles_per_pack = 1;
   /// Activations [rows, cols] to operand type, row-major with `out_stride` >= padded_cols; columns cols .. padded_cols are
   /// 0.
   void (*copy_a)(const MatmulBlock& source, std::int64_t padded_cols, void* out, std::int64_t out_stride) = nullptr;

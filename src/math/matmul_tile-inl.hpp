@@ -43,42 +43,83 @@ struct FusedMultiplyAdd {
   static constexpr std::int64_t kElementBytes = 4;
 };
 
+constexpr std::int64_t kLineBytes = 64;
+
+/// Fetches one row; returns the next.
+template <int kLocality>
+const char* fetch_row(const char* row, const MatmulFetch& fetch) {
+  for (std::int64_t i = 0; i < fetch.lines; ++i) __builtin_prefetch(row + i * kLineBytes, 0, kLocality);
+  return row + fetch.stride;
+}
+
 /// kRows x (kVectors * kLanes) sums held in registers. `Step` says what one step of 4 bytes of A does.
 template <class Step, int kRows, int kVectors>
-void tile_rows(const MatmulTile& t) {
+void tile_rows(const MatmulTile& given) {
   using V = Lanes::V;
+  constexpr std::int64_t kStepBytes = kVectors * kLanes * 4;  // of B
+  constexpr std::int64_t kStepsAhead = 8;                     // B comes from second-level cache
   constexpr int kBases = (kRows + 2) / 3;  // rows r, r+1, r+2 share a base register; x86 scales the stride by 1 and 2
+  const MatmulTile t = given;              // a copy that stores cannot alias
   const std::int64_t row_bytes = t.a_row_stride * Step::kElementBytes;
   const std::int64_t step_bytes = t.a_step_stride * Step::kElementBytes;
   const char* a[kBases];
-  for (int i = 0; i < kBases; ++i) a[i] = static_cast<const char*>(t.a) + 3 * i * row_bytes;
+  a[0] = static_cast<const char*>(t.a);
+#pragma GCC unroll 8
+  for (int i = 1; i < kBases; ++i) {
+    a[i] = a[i - 1] + 3 * row_bytes;
+    asm("" : "+r"(a[i]));  // else these few additions become vector code
+  }
   const char* b = static_cast<const char*>(t.b);
 
   V sum[kRows][kVectors];
+  if (t.add) {
+    const float* c = t.c;
 #pragma GCC unroll 16
-  for (int r = 0; r < kRows; ++r) {
+    for (int r = 0; r < kRows; ++r, c += t.c_stride) {
 #pragma GCC unroll 4
-    for (int v = 0; v < kVectors; ++v) sum[r][v] = t.add ? Lanes::load(t.c + r * t.c_stride + v * kLanes) : Lanes::zero();
-  }
-  for (std::int64_t s = 0; s < t.steps; ++s) {
-    V bv[kVectors];
-#pragma GCC unroll 4
-    for (int v = 0; v < kVectors; ++v) bv[v] = Step::load_b(b + v * kLanes * 4);
-    __builtin_prefetch(b + kVectors * kLanes * 4 * 8);
+      for (int v = 0; v < kVectors; ++v) sum[r][v] = Lanes::load(c + v * kLanes);
+    }
+  } else {
 #pragma GCC unroll 16
     for (int r = 0; r < kRows; ++r) {
-      const V av = Step::broadcast_a(a[r / 3] + (r % 3) * row_bytes);
 #pragma GCC unroll 4
-      for (int v = 0; v < kVectors; ++v) sum[r][v] = Step::dot(av, bv[v], sum[r][v]);
+      for (int v = 0; v < kVectors; ++v) sum[r][v] = Lanes::zero();
     }
-#pragma GCC unroll 8
-    for (int i = 0; i < kBases; ++i) a[i] += step_bytes;
-    b += kVectors * kLanes * 4;
   }
-#pragma GCC unroll 16
-  for (int r = 0; r < kRows; ++r) {
+  std::int64_t stretches = 1;  // between fetches
+  if (stretches < t.fetch_a.rows) stretches = t.fetch_a.rows;
+  if (stretches < t.fetch_b.rows) stretches = t.fetch_b.rows;
+  if (stretches < t.fetch_c.rows) stretches = t.fetch_c.rows;
+  const std::int64_t stretch = (t.steps + stretches - 1) / stretches;
+  const char* fetch_a = static_cast<const char*>(t.fetch_a.data);
+  const char* fetch_b = static_cast<const char*>(t.fetch_b.data);
+  const char* fetch_c = static_cast<const char*>(t.fetch_c.data);
+  for (std::int64_t left = t.steps; left > 0; left -= stretch) {
+    fetch_c = fetch_row<3>(fetch_c, t.fetch_c);
+    fetch_a = fetch_row<2>(fetch_a, t.fetch_a);
+    fetch_b = fetch_row<2>(fetch_b, t.fetch_b);
+    for (std::int64_t s = smaller(stretch, left); s > 0; --s) {
+      V bv[kVectors];
 #pragma GCC unroll 4
-    for (int v = 0; v < kVectors; ++v) Lanes::store(t.c + r * t.c_stride + v * kLanes, sum[r][v]);
+      for (int v = 0; v < kVectors; ++v) bv[v] = Step::load_b(b + v * kLanes * 4);
+#pragma GCC unroll 4
+      for (std::int64_t i = 0; i < kStepBytes; i += kLineBytes) __builtin_prefetch(b + kStepsAhead * kStepBytes + i);
+#pragma GCC unroll 16
+      for (int r = 0; r < kRows; ++r) {
+        const V av = Step::broadcast_a(a[r / 3] + (r % 3) * row_bytes);
+#pragma GCC unroll 4
+        for (int v = 0; v < kVectors; ++v) sum[r][v] = Step::dot(av, bv[v], sum[r][v]);
+      }
+#pragma GCC unroll 8
+      for (int i = 0; i < kBases; ++i) a[i] += step_bytes;
+      b += kStepBytes;
+    }
+  }
+  float* c = t.c;
+#pragma GCC unroll 16
+  for (int r = 0; r < kRows; ++r, c += t.c_stride) {
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) Lanes::store(c + v * kLanes, sum[r][v]);
   }
 }
 
@@ -116,6 +157,34 @@ void pack_rows(const MatmulBlock& source, std::int64_t padded_k, void* out) {
       for (; j < source.cols; ++j) panel[j] = rounded<kRound>(to_float(row[j]));
     }
     for (; j < kPanel; ++j) panel[j] = 0.0F;
+  }
+}
+
+/// Row-major [k, cols] into tiles [ceil(cols / kRows)][padded_k][kRows].
+template <class T, std::int64_t kRows>
+void pack_tiles(const MatmulBlock& source, std::int64_t padded_k, void* out) {
+  constexpr std::int64_t kRowsAhead = 24;
+  const std::int64_t tile_floats = padded_k * kRows;
+  const std::int64_t whole = source.cols / kRows;
+  const std::int64_t rest = source.cols % kRows;
+  for (std::int64_t k = 0; k < padded_k; ++k) {
+    float* to = static_cast<float*>(out) + k * kRows;
+    if (k >= source.rows) {
+      for (std::int64_t t = 0; t * kRows < source.cols; ++t, to += tile_floats) {
+        for (std::int64_t i = 0; i < kRows; ++i) to[i] = 0.0F;
+      }
+      continue;
+    }
+    const T* row = static_cast<const T*>(source.data) + k * source.stride;
+    for (std::int64_t t = 0; t < whole; ++t, to += tile_floats, row += kRows) {
+      if (k + kRowsAhead < source.rows) __builtin_prefetch(row + kRowsAhead * source.stride);
+      if constexpr (__is_same(T, float)) {
+        __builtin_memcpy(to, row, kRows * sizeof(float));
+      } else {
+        for (std::int64_t i = 0; i < kRows; ++i) to[i] = to_float(row[i]);
+      }
+    }
+    for (std::int64_t i = 0; i < rest; ++i) to[i] = to_float(row[i]);
   }
 }
 
@@ -272,6 +341,12 @@ double register_chains(std::int64_t iterations, double flops_per_lane) {
 
 [[maybe_unused]] void nothing() {}
 
+/// 512 columns of B at the longest piece of the reduction: then A, which comes from memory, is read once for widths up to
+/// that.
+constexpr std::int64_t kMaxBBytes = 768 * 1024;
+/// Seven cache lines of a row (AVX-512).
+constexpr std::int64_t kTilesPerPack = 8;
+
 /// Products with f32 operands and activations of type T, from kRows x kVectors tiles. kRound: compute type bf16.
 template <class T, bool kRound, int kRows, int kVectors>
 constexpr ProductKernels f32_operand_products() {
@@ -284,10 +359,13 @@ constexpr ProductKernels f32_operand_products() {
   p.packed_a_row_stride = 1;
   p.packed_a_step_stride = kRows;
   p.tile = tile<FusedMultiplyAdd, kRows, kVectors>;
+  p.fetches = true;
+  p.max_b_bytes = kMaxBBytes;
   p.pack_weight_rows = pack_rows<float, kRound, kPanel>;
   p.pack_weight_transposed = pack_transposed<float, kRound, kPanel>;
   p.pack_b = pack_rows<T, false, kPanel>;
-  p.pack_a = pack_rows<T, false, kRows>;
+  p.pack_a = pack_tiles<T, kRows>;
+  p.tiles_per_pack = kTilesPerPack;
   p.copy_a = copy_rows<T>;
   p.column_sums = column_sums<T>;
   p.register_loop = fma_register_loop;
