@@ -49,7 +49,7 @@ std::vector<std::string> choices_of(const CLI::Option& option) {
 void collect(const CLI::App& app, const std::string& path, std::vector<CommandWords>& out) {
   CommandWords words;
   words.path = path;
-  words.takes_keys = path == "quern train";
+  words.takes_keys = path == "quern train" || path == "quern bench train";
   for (const CLI::Option* option : app.get_options()) {
     OptionWords entry;
     for (const std::string& name : option->get_lnames()) entry.names.push_back("--" + name);

@@ -11,6 +11,7 @@
 
 #include "command.hpp"
 #include "math/operation_profile.hpp"
+#include "math/process_memory.hpp"
 #include "math/thread_team.hpp"
 #include "model/atomic_file.hpp"
 #include "step_profile.hpp"
@@ -105,6 +106,12 @@ Result<int> train(const Arguments& arguments) {
   fmt::print("{}: {} steps in {}, best val_loss {}, {:.0f} tokens/s (median), peak of this run's registers {:.0f} GFLOP/s\n",
              run->dir, summary->steps, duration_text(summary->seconds), loss_text(summary->best_val_loss),
              summary->median_tokens_per_second, summary->peak_gflops);
+  if (const std::size_t peak = peak_resident_bytes(); peak > 0) {
+    const TrainingPlan& plan = (*trainer)->plan();
+    const auto mib = [](std::size_t bytes) { return static_cast<double>(bytes) / (1024.0 * 1024.0); };
+    fmt::print("peak memory {:.1f} MiB, planned {:.1f} MiB (arena and program)\n", mib(peak),
+               mib(plan.memory_bytes + plan.program_bytes));
+  }
   if (profile) {
     if (auto shown = show_profile(arguments, *profile, *summary); !shown) return tl::make_unexpected(shown.error());
   }

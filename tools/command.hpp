@@ -16,6 +16,7 @@ struct Command {
 };
 
 /// One function per cmd_*.cpp file.
+void add_bench(CLI::App& app, Command& command);
 void add_chat(CLI::App& app, Command& command);
 void add_completion(CLI::App& app, Command& command);
 void add_config_keys(CLI::App& app, Command& command);

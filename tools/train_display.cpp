@@ -134,6 +134,8 @@ std::string plan_text(const TrainingPlan& plan) {
     if (plan.memory[category] > 0)
       add(fmt::format("memory: {}", category_name(category)), bytes_text(plan.memory[category]));
   }
+  if (plan.program_bytes > 0)
+    add("memory: program", bytes_text(plan.program_bytes) + " (with libraries and the corpus's cache)");
   add("memory: arena", fmt::format("{} of {} allowed", bytes_text(plan.memory_bytes), bytes_text(plan.memory_limit_bytes)));
   return text;
 }

@@ -17,6 +17,33 @@ std::string mib(std::size_t bytes) { return fmt::format("{:.1f} MiB", static_cas
 
 }  // namespace
 
+Result<RunDecisions> decide_run(RunConfig& run) {
+  run.train.context = run.context();
+  if (auto valid = validate(run.model); !valid) return tl::make_unexpected(valid.error());
+  if (auto known = trainable(run.model); !known) return tl::make_unexpected(known.error());
+  auto kernels = chosen_kernels();
+  if (!kernels) return tl::make_unexpected(kernels.error());
+  RunDecisions decisions;
+  decisions.backend = Backend{*kernels, run.system.backend == BackendKind::eigen};
+  decisions.isa = std::string(isa_name((*kernels)->isa)) + (decisions.backend.eigen ? ", products by Eigen" : "");
+  if (run.system.threads == 0) run.system.threads = default_thread_count();
+
+  decisions.precision_reason = "chosen by `train.precision`";
+  if (run.train.precision == Precision::automatic) {
+    const bool tiles = preferred_compute(decisions.backend) == ComputeType::bf16;
+    run.train.precision = tiles ? Precision::bf16 : Precision::f32;
+    decisions.precision_reason =
+        tiles ? "auto: this machine multiplies bf16 tiles (AMX)" : "auto: without AMX, bf16 products are no faster than f32";
+  }
+  decisions.compute = run.train.precision == Precision::bf16 ? ComputeType::bf16 : ComputeType::f32;
+  return decisions;
+}
+
+std::size_t memory_limit(const RunConfig& run) {
+  return run.system.memory_limit_mib > 0 ? static_cast<std::size_t>(run.system.memory_limit_mib) << 20
+                                         : default_memory_limit();
+}
+
 Result<RunSetup> set_up_run(const RunConfig& requested, bool resume) {
   RunConfig run = requested;
   auto corpus = Corpus::open(run.data.corpus);
@@ -36,23 +63,8 @@ Result<RunSetup> set_up_run(const RunConfig& requested, bool resume) {
     if (auto same = check_tokenizer(*start, run, *corpus); !same) return tl::make_unexpected(same.error());
     if (!resume) plan.start = StartingPoint{start->checkpoint, start->info.step, start->info.val_loss};
   }
-  run.train.context = run.context();
-  if (auto valid = validate(run.model); !valid) return tl::make_unexpected(valid.error());
-  if (auto known = trainable(run.model); !known) return tl::make_unexpected(known.error());
-  auto kernels = chosen_kernels();
-  if (!kernels) return tl::make_unexpected(kernels.error());
-  const Backend backend{*kernels, run.system.backend == BackendKind::eigen};
-  if (run.system.threads == 0) run.system.threads = default_thread_count();
-
-  plan.precision_reason = "chosen by `train.precision`";
-  if (run.train.precision == Precision::automatic) {
-    const bool tiles = preferred_compute(backend) == ComputeType::bf16;
-    run.train.precision = tiles ? Precision::bf16 : Precision::f32;
-    plan.precision_reason =
-        tiles ? "auto: this machine multiplies bf16 tiles (AMX)" : "auto: without AMX, bf16 products are no faster than f32";
-  }
-  const ComputeType compute = run.train.precision == Precision::bf16 ? ComputeType::bf16 : ComputeType::f32;
-
+  auto decisions = decide_run(run);
+  if (!decisions) return tl::make_unexpected(decisions.error());
   auto batches = BatchSource::create(*corpus, {.batch = run.train.batch,
                                                .context = run.context(),
                                                .seed = run.train.seed,
@@ -60,12 +72,13 @@ Result<RunSetup> set_up_run(const RunConfig& requested, bool resume) {
                                                .documents = run.data.documents});
   if (!batches) return tl::make_unexpected(batches.error());
   auto memory =
-      TrainingMemory::plan(backend, compute, run.model,
+      TrainingMemory::plan(decisions->backend, decisions->compute, run.model,
                            {.rows = batches->rows(), .max_length = run.context(), .max_sequences = batches->max_sequences()},
                            static_cast<int>(run.system.threads));
   if (!memory) return tl::make_unexpected(memory.error());
 
-  plan.isa = std::string(isa_name((*kernels)->isa)) + (backend.eigen ? ", products by Eigen" : "");
+  plan.isa = decisions->isa;
+  plan.precision_reason = decisions->precision_reason;
   plan.parameters = memory->layout().parameter_count();
   plan.matmul_parameters = memory->layout().matmul_parameter_count();
   plan.flops_per_token = train_flops_per_token(run.model, run.context());
@@ -81,10 +94,10 @@ Result<RunSetup> set_up_run(const RunConfig& requested, bool resume) {
                                     static_cast<double>(std::max<std::int64_t>(corpus->text_bytes(Split::validation), 1));
   plan.memory = memory->report();
   plan.memory_bytes = memory->bytes();
-  plan.memory_limit_bytes =
-      run.system.memory_limit_mib > 0 ? static_cast<std::size_t>(run.system.memory_limit_mib) << 20 : default_memory_limit();
+  plan.program_bytes = peak_resident_bytes();
+  plan.memory_limit_bytes = memory_limit(run);
   plan.run = std::move(run);
-  return RunSetup{std::move(plan), backend, compute, std::move(*batches), std::move(*memory)};
+  return RunSetup{std::move(plan), decisions->backend, decisions->compute, std::move(*batches), std::move(*memory)};
 }
 
 Result<TrainingPlan> plan_training(const RunConfig& run, bool resume) {

@@ -1,6 +1,8 @@
 // What a run needs before its first step: corpus, backend, precision, shapes and the memory plan.
 #pragma once
 
+#include <string>
+
 #include "math/exec.hpp"
 #include "math/result.hpp"
 #include "train/batch_source.hpp"
@@ -17,6 +19,21 @@ struct RunSetup {
   BatchSource batches;
   TrainingMemory memory;
 };
+
+/// What is decided once the model is known.
+struct RunDecisions {
+  Backend backend;
+  ComputeType compute = ComputeType::f32;
+  std::string isa;               ///< instruction-set path in use
+  std::string precision_reason;  ///< why this precision
+};
+
+/// Chooses instruction set, precision, threads and length of sequences of a run whose model is complete, and writes them
+/// into it. Error bad_input where the model cannot be trained.
+[[nodiscard]] Result<RunDecisions> decide_run(RunConfig& run);
+
+/// What system.memory_limit_mib allows, in bytes.
+[[nodiscard]] std::size_t memory_limit(const RunConfig& run);
 
 /// Opens the corpus and, with `train.from`, the checkpoint whose model the run takes over (start_weights.hpp), chooses
 /// instruction set, precision and threads, and plans the memory. `resume`: the run goes on from its own checkpoint.

@@ -38,7 +38,8 @@ struct TrainingPlan {
   std::int64_t validation_windows = 0;      ///< windows of an evaluation: all, or as many as train.eval_tokens allows
   double validation_tokens_per_byte = 0.0;  ///< of the validation text
   MemoryReport memory;                      ///< peak bytes by category
-  std::size_t memory_bytes = 0;  ///< of the planned arena; categories that share memory at different times count once
+  std::size_t memory_bytes = 0;   ///< of the planned arena; categories that share memory at different times count once
+  std::size_t program_bytes = 0;  ///< resident before that: the program, its libraries, the corpus's cache; 0: unknown
   std::size_t memory_limit_bytes = 0;
 };
 

@@ -1,0 +1,20 @@
+// What `quern bench` prints: rows of a table and JSON.
+#pragma once
+
+#include <cstdint>
+#include <nlohmann/json.hpp>
+#include <string>
+
+#include "train/step_bench.hpp"
+
+namespace quern::tools {
+
+/// A sentence on the machine and the table's head (Markdown).
+[[nodiscard]] std::string step_bench_header(const StepBench& bench, std::int64_t rounds);
+/// One line: medians, and the range of the rounds' medians where there is more than one.
+[[nodiscard]] std::string step_bench_row(const std::string& name, const StepBench& bench);
+/// Where the time went; empty unless it was recorded.
+[[nodiscard]] std::string step_bench_profile(const std::string& name, const StepBench& bench);
+[[nodiscard]] nlohmann::ordered_json step_bench_json(const std::string& name, const StepBench& bench);
+
+}  // namespace quern::tools
