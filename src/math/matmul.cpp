@@ -51,7 +51,7 @@ std::int64_t scratch_bytes(const ProductKernels& kernels, std::int64_t n) {
   const std::int64_t b = std::max(panel_bytes, std::min(kernels.max_b_bytes, depth * cols * bytes));
   const std::int64_t widened = panel_bytes * 4 / bytes;
   const std::int64_t tile = kernels.tile_rows * kernels.panel_cols * 4;
-  const std::int64_t sums = std::max(tile, std::min(kMaxSumBytes, round_up(n, kernels.tile_rows) * cols * 4));
+  const std::int64_t sums = std::max(2 * tile, std::min(kMaxSumBytes, round_up(n, kernels.tile_rows) * cols * 4));
   return a + b + widened + sums + tile + 5 * static_cast<std::int64_t>(kBufferAlignment);
 }
 
@@ -80,41 +80,6 @@ void pack_plain(const Backend& backend, const ProductKernels& kernels, const Rig
   }
   (b.transposed ? kernels.pack_weight_transposed : kernels.pack_weight_rows)(block, round_up(k, kernels.step), panel);
 }
-
-/// Fetches output rows for writing while their tile is computed, so that storing it does not wait for memory.
-void fetch_for_writing(const void* data, std::int64_t stride_bytes, std::int64_t rows, std::int64_t bytes) {
-  for (std::int64_t r = 0; r < rows; ++r) {
-    const auto* line = static_cast<const char*>(data) + r * stride_bytes;
-    for (std::int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(line + i, 1);
-  }
-}
-
-/// The next tile of A, fetched into second-level cache a share per panel: its rows are many short streams, which hardware
-/// prefetchers do not follow.
-class NextTileFetcher {
- public:
-  NextTileFetcher(const void* data, std::int64_t stride_bytes, std::int64_t rows, std::int64_t row_bytes,
-                  std::int64_t shares)
-      : data_(static_cast<const char*>(data)),
-        stride_bytes_(stride_bytes),
-        row_bytes_(row_bytes),
-        rows_(rows),
-        rows_per_share_(ceil_divide(rows, shares)) {}
-  void fetch_share() {
-    for (const std::int64_t end = std::min(rows_, row_ + rows_per_share_); row_ < end; ++row_) {
-      const char* line = data_ + row_ * stride_bytes_;
-      for (std::int64_t i = 0; i < row_bytes_; i += 64) __builtin_prefetch(line + i, 0, 2);
-    }
-  }
-
- private:
-  const char* data_;
-  std::int64_t stride_bytes_;
-  std::int64_t row_bytes_;
-  std::int64_t rows_;
-  std::int64_t rows_per_share_;
-  std::int64_t row_ = 0;
-};
 
 /// Whether tiles of A are better copied than read in place: rows whose starts share cache sets, or (matrix tiles) that
 /// straddle cache lines, when the tile is read often enough to pay.
@@ -152,7 +117,8 @@ void product(Exec& exec, ComputeType compute, const ConstMatrix& a, const RightS
   // A plain weight's pieces of the reduction are whole blocks.
   const bool plain = b.weight->layout == WeightLayout::plain;
   const std::int64_t depth_unit = plain && b.transposed ? block_format(b.weight->type).block_elements : 1;
-  const Blocking blocking = internal::choose_blocking(kernels, out.rows, out.cols, k_total, depth_unit);
+  const Blocking blocking =
+      internal::choose_blocking(kernels, out.rows, out.cols, k_total, depth_unit, exec.member.count() > 1);
   const std::int64_t panel_cols = kernels.panel_cols;
   const std::int64_t bytes = operand_bytes(kernels.operand);
   const std::int64_t block_cols = blocking.panels_per_block * panel_cols;
@@ -166,7 +132,7 @@ void product(Exec& exec, ComputeType compute, const ConstMatrix& a, const RightS
   const std::int64_t tile_floats = kernels.tile_rows * panel_cols;
   const std::int64_t sum_stride = keeps_sums ? block_cols : panel_cols;
   auto* sums = reinterpret_cast<float*>(
-      scratch.take(4 * (keeps_sums ? blocking.tiles_per_block * kernels.tile_rows * block_cols : tile_floats)));
+      scratch.take(4 * (keeps_sums ? blocking.tiles_per_block * kernels.tile_rows * block_cols : 2 * tile_floats)));
   auto* activated = reinterpret_cast<float*>(scratch.take(4 * tile_floats));
   const std::int64_t copy_stride = blocking.depth + kRowPadBytes / bytes;
   void* copied_a = scratch.take(kernels.tile_rows * copy_stride * bytes);
@@ -185,6 +151,10 @@ void product(Exec& exec, ComputeType compute, const ConstMatrix& a, const RightS
     const std::int64_t panels = ceil_divide(col_end - col_begin, panel_cols);
     const std::int64_t row_tiles = ceil_divide(row_end - row_begin, kernels.tile_rows);
     const bool copies = converts || worth_copying(kernels, a, panels);
+    // A finished tile is stored while the next one is computed, where the kernel can do both.
+    internal::DeferredFinish deferred(finish);
+    SideWork side;
+    float* next_sums = sums;
     matmul.begin();
     for (std::int64_t piece = 0; piece < blocking.depths; ++piece) {
       const std::int64_t k0 = piece * blocking.depth;
@@ -222,8 +192,6 @@ void product(Exec& exec, ComputeType compute, const ConstMatrix& a, const RightS
         }
         tile.a_step_stride = kernels.step;
         const std::int64_t next_rows = std::min(kernels.tile_rows, row_end - row - tile.rows);
-        NextTileFetcher next_tile(at(a_rows, tile.rows * a.row_stride * a_bytes), a.row_stride * a_bytes, next_rows,
-                                  k * a_bytes, panels);
         for (std::int64_t p = 0; p < panels; ++p) {
           const std::int64_t col = col_begin + p * panel_cols;
           const std::int64_t cols = std::min(panel_cols, col_end - col);
@@ -232,10 +200,11 @@ void product(Exec& exec, ComputeType compute, const ConstMatrix& a, const RightS
             tile.c = static_cast<float*>(out.data) + row * out.row_stride + col;
             tile.c_stride = out.row_stride;
           } else {
-            tile.c = sums + (keeps_sums ? (row - row_begin) * sum_stride + p * panel_cols : 0);
+            tile.c = keeps_sums ? sums + (row - row_begin) * sum_stride + p * panel_cols : next_sums;
             tile.c_stride = sum_stride;
           }
           tile.b = panel + p * panel_bytes;
+          tile.side = &side;
           if (kernels.fetches) {
             // The next tile of A; the next piece of B, a share per tile; and C: what is stored at this call's end or, where
             // sums are added to, what the next call begins with.
@@ -257,18 +226,17 @@ void product(Exec& exec, ComputeType compute, const ConstMatrix& a, const RightS
             } else if (in_place || piece + 1 == blocking.depths) {
               tile.fetch_c = out_tile(row, col, tile.rows);
             }
-          } else {
-            next_tile.fetch_share();
-          }
-          if (!kernels.fetches && piece + 1 == blocking.depths) {
-            fetch_for_writing(at(static_cast<const void*>(out.data), (row * out.row_stride + col) * out_bytes),
-                              out.row_stride * out_bytes, tile.rows, cols * out_bytes);
           }
           kernels.tile(tile);
-          if (!direct && piece + 1 == blocking.depths) finish(tile.c, tile.c_stride, row, tile.rows, col, cols);
+          internal::finish_side_work(side);
+          if (direct || piece + 1 < blocking.depths) continue;
+          side = deferred.work(tile.c, tile.c_stride, row, tile.rows, col, cols);
+          if (!kernels.interleaves) internal::finish_side_work(side);
+          next_sums = next_sums == sums ? sums + tile_floats : sums;
         }
       }
     }
+    internal::finish_side_work(side);
     matmul.end();
   });
 }

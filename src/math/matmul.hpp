@@ -88,8 +88,12 @@ struct Epilogue {
   void* pre_activation = nullptr;  ///< [rows, out.cols] in out.type, or null
   std::int64_t pre_activation_stride = 0;
   bool stream_pre_activation = false;  ///< it is not read again soon: may be written past the caches
-  const float* residual = nullptr;  ///< f32 [rows, out.cols], or null; may be the output itself (to accumulate)
+  const float* residual = nullptr;     ///< f32 [rows, out.cols], or null; may be the output itself (to accumulate)
   std::int64_t residual_stride = 0;
+  /// Where not null, the end of a backward pass: out = sum * activation'(activation_input), and nothing of the above but
+  /// `activation` applies. [rows, out.cols] in out.type: what the forward pass kept as pre_activation.
+  const void* activation_input = nullptr;
+  std::int64_t activation_input_stride = 0;
 };
 
 /// Scratch that any product of these kinds with M <= max_rows, N, K <= max_cols needs per thread.

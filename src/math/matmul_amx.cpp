@@ -60,8 +60,18 @@ inline void prefetch_lines(const char* p) {
   for (int i = 0; i < 8; ++i) _mm_prefetch(p + 64 * i, _MM_HINT_T0);
 }
 
+/// Side work for one of `steps` steps. Matrix products run by themselves for some 16 cycles each: what vector units do
+/// between them costs little, what they do after a tile is waited for.
+inline std::int64_t side_work_per_step(const MatmulTile& t) {
+  return t.side == nullptr || t.steps == 0 ? 0 : (t.side->end - t.side->next + t.steps - 1) / t.steps;
+}
+inline void do_side_work(SideWork* side, std::int64_t slices) {
+  for (; slices > 0 && side->next < side->end; --slices) side->run(side->context, side->next++);
+}
+
 /// Rows 17 .. 32.
 void tile_2x2(const MatmulTile& t) {
+  const std::int64_t slices = side_work_per_step(t);
   const std::int64_t c_bytes = t.c_stride * 4;
   float* lower = t.c + kTile * t.c_stride;
   if (t.add) {
@@ -95,6 +105,7 @@ void tile_2x2(const MatmulTile& t) {
     _tile_dpbf16ps(3, 5, 7);
     a += a_step_bytes;
     b += kBStepBytes;
+    do_side_work(t.side, slices);
   }
   _tile_stored(0, t.c, c_bytes);
   _tile_stored(1, t.c + kTile, c_bytes);
@@ -227,6 +238,7 @@ constexpr MatmulKernels make_kernels() {
   p.packed_a_row_stride = kStep;
   p.packed_a_step_stride = kRows * kStep;
   p.tile = amx_tile;
+  p.interleaves = true;
   p.pack_a = pack_a;
   p.register_loop = register_loop;
   p.l1_loop = l1_loop;

@@ -19,7 +19,7 @@ std::int64_t even_share(std::int64_t count, std::int64_t most) { return ceil_div
 }  // namespace
 
 Blocking choose_blocking(const ProductKernels& kernels, std::int64_t rows, std::int64_t cols, std::int64_t k,
-                         std::int64_t depth_unit) {
+                         std::int64_t depth_unit, bool shared) {
   Blocking b;
   if (rows <= 0 || cols <= 0) return b;
   choose_depth(kernels, k, kMaxDepth, depth_unit, b);
@@ -36,7 +36,7 @@ Blocking choose_blocking(const ProductKernels& kernels, std::int64_t rows, std::
     b.col_blocks = ceil_divide(panels, b.panels_per_block);
     const std::int64_t task_rows = std::max<std::int64_t>(16, std::min(rows, b.tiles_per_block * kernels.tile_rows));
     const std::int64_t work = task_rows * b.panels_per_block * kernels.panel_cols * std::max<std::int64_t>(k, 1);
-    if (b.tasks() >= kEnoughTasks || work < 2 * kMinTaskWork) return b;
+    if (!shared || b.tasks() >= kEnoughTasks || work < 2 * kMinTaskWork) return b;
     if (b.tiles_per_block > 2) {
       most_tiles = (b.tiles_per_block + 1) / 2;
     } else if (b.panels_per_block > 1) {

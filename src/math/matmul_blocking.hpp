@@ -1,4 +1,4 @@
-// How a product is cut into tasks and blocks. By shape and kernel only, never by thread count.
+// How a product is cut into tasks and blocks. The reduction's pieces follow from shape and kernel only.
 #pragma once
 
 #include <cstddef>
@@ -37,9 +37,10 @@ struct Blocking {
 };
 
 /// y = x W^T and dx = dy W: C [rows, cols] over a reduction of length k. Pieces of the reduction start at multiples of
-/// `depth_unit` (a power of two up to kMaxDepth).
+/// `depth_unit` (a power of two up to kMaxDepth). `shared`: more than one thread takes tasks, so there must be enough of them
+/// (how a product is cut into tasks changes no bit).
 [[nodiscard]] Blocking choose_blocking(const ProductKernels& kernels, std::int64_t rows, std::int64_t cols, std::int64_t k,
-                                       std::int64_t depth_unit = 1);
+                                       std::int64_t depth_unit = 1, bool shared = true);
 
 /// dW = dy^T x, C [rows, cols] over k tokens: strips of row tiles by blocks of columns. Panels of x are packed once per
 /// strip, tiles of dy once per block of columns; the strip's sums stay in second-level cache between pieces of the

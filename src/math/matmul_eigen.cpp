@@ -41,6 +41,26 @@ float activate(Activation activation, float x) {
   return x;
 }
 
+float slope(Activation activation, float x) {
+  switch (activation) {
+    case Activation::none:
+      break;
+    case Activation::gelu_tanh: {
+      const float t = std::tanh(0.7978845608F * (x + 0.044715F * x * x * x));
+      return 0.5F * (1.0F + t) + 0.5F * x * (1.0F - t * t) * 0.7978845608F * (1.0F + 0.134145F * x * x);
+    }
+    case Activation::gelu_erf:
+      return 0.5F * (1.0F + std::erf(x * 0.7071067812F)) + x * 0.3989422804F * std::exp(-0.5F * x * x);
+    case Activation::silu: {
+      const float s = 1.0F / (1.0F + std::exp(-x));
+      return s * (1.0F + x * (1.0F - s));
+    }
+    case Activation::relu2:
+      return 2.0F * std::max(x, 0.0F);
+  }
+  return 1.0F;
+}
+
 /// A block as f32: in place where it is f32, else widened into `storage`.
 Strided widened(const void* data, ElementType type, std::int64_t first, std::int64_t stride, std::int64_t rows,
                 std::int64_t cols, RowMajor& storage) {
@@ -63,6 +83,11 @@ void store(const RowMajor& sums, std::int64_t row, std::int64_t col, const Mutab
     for (std::int64_t i = 0; i < sums.cols(); ++i) {
       const std::int64_t c = col + i;
       float v = sums(r, i);
+      if (e.activation_input != nullptr) {
+        v *= slope(e.activation, element(e.activation_input, out.type, (row + r) * e.activation_input_stride + c));
+        set_element(out.data, out.type, (row + r) * out.row_stride + c, v);
+        continue;
+      }
       if (e.bias != nullptr) v += e.bias[c];
       if (e.pre_activation != nullptr) {
         set_element(e.pre_activation, out.type, (row + r) * e.pre_activation_stride + c, v);

@@ -33,6 +33,11 @@ class ScratchCutter {
   std::span<std::byte> left_;
 };
 
+/// Does what is left of side work.
+inline void finish_side_work(SideWork& side) {
+  for (; side.next < side.end; ++side.next) side.run(side.context, side.next);
+}
+
 /// Stores a finished tile: (sum + bias), a copy of that where asked for, activation, residual.
 class TileFinisher {
  public:
@@ -42,11 +47,19 @@ class TileFinisher {
   /// Whether sums may be formed in the output itself.
   [[nodiscard]] bool trivial() const {
     return out_.type == ElementType::f32 && epilogue_.bias == nullptr && epilogue_.activation == Activation::none &&
-           epilogue_.pre_activation == nullptr && epilogue_.residual == nullptr;
+           epilogue_.pre_activation == nullptr && epilogue_.residual == nullptr && epilogue_.activation_input == nullptr;
   }
 
   void operator()(float* tile, std::int64_t stride, std::int64_t row, std::int64_t rows, std::int64_t col,
                   std::int64_t cols) const {
+    if (epilogue_.activation_input != nullptr) {
+      if (out_.type == ElementType::f32) {
+        multiply_by_slope<float>(kernels_.elementwise->f32, tile, stride, row, rows, col, cols);
+      } else {
+        multiply_by_slope<bf16>(kernels_.elementwise->b16, tile, stride, row, rows, col, cols);
+      }
+      return;
+    }
     if (epilogue_.activation != Activation::none && epilogue_.residual == nullptr) {
       if (out_.type == ElementType::f32) {
         activate<float>(kernels_.elementwise->f32, tile, stride, row, rows, col, cols);
@@ -107,10 +120,55 @@ class TileFinisher {
     kernels.activation_epilogue(to);
   }
 
+  template <class T>
+  void multiply_by_slope(const ElementwiseKernelsFor<T>& kernels, const float* tile, std::int64_t stride, std::int64_t row,
+                         std::int64_t rows, std::int64_t col, std::int64_t cols) const {
+    const auto* pre = static_cast<const T*>(epilogue_.activation_input) + row * epilogue_.activation_input_stride + col;
+    T* to = static_cast<T*>(out_.data) + row * out_.row_stride + col;
+    kernels.activation_backward(epilogue_.activation, tile, stride, pre, epilogue_.activation_input_stride, to,
+                                out_.row_stride, rows, cols);
+  }
+
   const KernelTable& kernels_;
   const MutableMatrix& out_;
   const Epilogue& epilogue_;
   float* activated_;
+};
+
+/// A finished tile's storing as side work of the next tile.
+class DeferredFinish {
+ public:
+  /// Rows per slice: few enough calls, and no more work than the processor looks ahead.
+  static constexpr std::int64_t kSliceRows = 8;
+
+  explicit DeferredFinish(const TileFinisher& finish) : finish_(finish) {}
+  DeferredFinish(const DeferredFinish&) = delete;
+  DeferredFinish& operator=(const DeferredFinish&) = delete;
+
+  /// The tile must stay as it is until the work is done.
+  SideWork work(float* tile, std::int64_t stride, std::int64_t row, std::int64_t rows, std::int64_t col, std::int64_t cols) {
+    tile_ = tile;
+    stride_ = stride;
+    row_ = row;
+    rows_ = rows;
+    col_ = col;
+    cols_ = cols;
+    return {.run = [](void* self, std::int64_t slice) { static_cast<DeferredFinish*>(self)->finish_rows(slice); },
+            .context = this,
+            .next = 0,
+            .end = ceil_divide(rows, kSliceRows)};
+  }
+
+ private:
+  void finish_rows(std::int64_t slice) const {
+    const std::int64_t first = slice * kSliceRows;
+    const std::int64_t rows = rows_ - first < kSliceRows ? rows_ - first : kSliceRows;
+    finish_(tile_ + first * stride_, stride_, row_ + first, rows, col_, cols_);
+  }
+
+  const TileFinisher& finish_;
+  float* tile_ = nullptr;
+  std::int64_t stride_ = 0, row_ = 0, rows_ = 0, col_ = 0, cols_ = 0;
 };
 
 }  // namespace quern::internal

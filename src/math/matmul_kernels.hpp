@@ -16,6 +16,15 @@
 
 namespace quern {
 
+/// Work that a tile kernel does between its own steps, so that vector units are busy while matrix units are: run(context,
+/// slice) for slices next .. end - 1, in order. It may leave slices over; whoever made it does those.
+struct SideWork {
+  void (*run)(void* context, std::int64_t slice) = nullptr;
+  void* context = nullptr;
+  std::int64_t next = 0;
+  std::int64_t end = 0;
+};
+
 /// Cache lines that a call fetches for later calls: `rows` rows of `lines` lines each, `stride` bytes apart.
 struct MatmulFetch {
   const void* data = nullptr;
@@ -35,6 +44,7 @@ struct MatmulTile {
   std::int64_t c_stride = 0;
   std::int64_t rows = 0;  ///< 1 .. tile_rows
   bool add = false;
+  SideWork* side = nullptr;  ///< may be null; kernels without matrix units leave it alone
   /// Fetched a row at a time, spread over the steps: many at once would keep the tile's own loads waiting.
   MatmulFetch fetch_c = {};  ///< into first-level cache
   MatmulFetch fetch_a = {};  ///< into second-level cache
@@ -75,7 +85,8 @@ struct ProductKernels {
   std::int64_t packed_a_step_stride = 0;
 
   void (*tile)(const MatmulTile& tile) = nullptr;
-  bool fetches = false;  ///< `tile` does what fetch_a, fetch_b and fetch_c say
+  bool interleaves = false;  ///< `tile` does side work
+  bool fetches = false;      ///< `tile` does what fetch_a, fetch_b and fetch_c say
   /// Most bytes of B that a task reads again for each of its tiles of A: a quarter of a 2 MiB second-level cache. Where more
   /// pays, it is because A is then read fewer times. Re-measure with matmul_bench.
   std::int64_t max_b_bytes = 512 * 1024;
