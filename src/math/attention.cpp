@@ -79,14 +79,20 @@ constexpr ElementType kElement<bf16> = ElementType::bf16;
 
 }  // namespace
 
-std::size_t attention_scratch_bytes(const Backend& /*backend*/, const AttentionShape& shape, ElementType /*type*/,
+std::size_t attention_scratch_bytes(const Backend& backend, const AttentionShape& shape, ElementType type,
                                     std::int64_t max_length) {
   const std::int64_t head = padded_head(shape.head_dim);
+  const std::int64_t rows = forward_task_rows(shape.heads / shape.kv_heads);
   ScratchCutter forward;
-  cut_forward(forward, forward_task_rows(shape.heads / shape.kv_heads), head);
   ScratchCutter backward;
-  cut_backward(backward, max_length, head);
-  return static_cast<std::size_t>(forward.used > backward.used ? forward.used : backward.used);
+  if (type == ElementType::bf16 && backend.kernels->isa == Isa::amx) {
+    cut_tile_forward(forward, rows, head);
+    if (max_length > 0) cut_tile_backward(backward, max_length, head);
+  } else {
+    cut_forward(forward, rows, head);
+    if (max_length > 0) cut_backward(backward, max_length, head);
+  }
+  return static_cast<std::size_t>(std::max(forward.used, backward.used));
 }
 
 template <class T>

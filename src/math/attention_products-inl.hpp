@@ -88,17 +88,13 @@ template <class T>
 struct F32Products {
   using Element = T;
   using Operand = float;
-  /// Left and right operands, and both forms of keys, are the same memory.
-  static constexpr bool kOneForm = true;
+  static constexpr std::int64_t kScoreStride = kRowBlock;
   /// Probabilities and score gradients are rounded to bf16 like those of matrix units, so that paths stay comparable.
   static constexpr bool kRound = sizeof(T) == 2;
 
-  static void begin() {}
-  static void end() {}
-
   /// Rows [first, first + count) as right operands: `t` [head, 64] and `right` [64, head]. Rows past count are zero.
   static void pack_rows(const VirtualRows<const T>& rows, std::int64_t first, std::int64_t count, std::int64_t head,
-                        float* right, float* t, float* /*staging*/) {
+                        float* right, float* t) {
     for (std::int64_t r = 0; r < count; ++r) unpack_row(rows.at(first + r), rows.head_dim, right + r * head, head);
     const std::int64_t columns = round_up(count, 16);
     for (std::int64_t i = count * head; i < kRowBlock * head; ++i) right[i] = 0.0F;
@@ -126,10 +122,6 @@ struct F32Products {
     }
     for (std::int64_t i = count * head; i < kKeyBlock * head; ++i) to[i] = 0.0F;
   }
-  static void pack_keys_t(const KvRows& from, std::int64_t count, std::int64_t head_dim, std::int64_t head, float* to,
-                          float* /*staging*/, float* /*staging2*/) {
-    pack_keys(from, count, head_dim, head, to);
-  }
 
   /// scores [key, row] = keys [key, head] t [head, row] for keys k0 .. k1-1 and rows c0 .. c0+columns-1.
   static void scores(const float* keys, const float* t, float* scores, std::int64_t head, std::int64_t k0, std::int64_t k1,
@@ -149,11 +141,8 @@ struct F32Products {
     multiply(k1 - k0, head, rows, {weights + k0 * kRowBlock, kRowBlock, 1}, right, head, sums + k0 * head, head, true);
   }
 
-  /// Keys k and k + 1 (k even) of the kLanes rows at c, as right or left operand.
+  /// Keys k and k + 1 (k even) of the kLanes rows at c.
   HWY_INLINE static void store_right(float* weights, std::int64_t k, std::int64_t c, VF x0, VF x1) {
-    store_left(weights, k, c, x0, x1);
-  }
-  HWY_INLINE static void store_left(float* weights, std::int64_t k, std::int64_t c, VF x0, VF x1) {
     const DF df;
     if constexpr (kRound) {
       x0 = round_to_bf16(x0);

@@ -99,10 +99,11 @@ inline ScoreRule score_rule(const AttentionShape& shape, const DropoutMask& mask
 }
 
 /// Turns raw scores of kLanes rows into t, where that takes more than one multiplication.
-HWY_INLINE void scores_in_place(const ScoreRule& rule, float* scores, std::int64_t k0, std::int64_t k1) {
+HWY_INLINE void scores_in_place(const ScoreRule& rule, float* scores, std::int64_t stride, std::int64_t k0,
+                                std::int64_t k1) {
   const DF df;
   for (std::int64_t k = k0; k < k1; ++k) {
-    float* s = scores + k * kRowBlock;
+    float* s = scores + k * stride;
     const VF raw = hn::LoadU(df, s);
     const VF t = rule.cap > 0.0F
                      ? hn::Mul(simd::tanh_f32(df, hn::Mul(raw, hn::Set(df, rule.cap_input))), hn::Set(df, rule.cap))
@@ -122,11 +123,9 @@ HWY_INLINE void zero_right(typename Products::Operand* weights, std::int64_t k0,
   const VF zero = hn::Zero(DF());
   for (std::int64_t k = k0; k < k1; k += 2) Products::store_right(weights, k, c, zero, zero);
 }
-template <class Products>
-HWY_INLINE void zero_left(typename Products::Operand* weights, std::int64_t k0, std::int64_t k1, std::int64_t c) {
-  const VF zero = hn::Zero(DF());
-  for (std::int64_t k = k0; k < k1; k += 2) Products::store_left(weights, k, c, zero, zero);
-}
+/// A row's maximum is raised only where a block's exceeds it by this many powers of two, so that sums seldom need rescaling.
+/// Terms may reach 2^kRaise, far from overflow; the first block's largest is 1.
+constexpr float kRaise = 8.0F;
 
 /// One step of online softmax for the kLanes rows at `c` over keys range.begin .. range.end-1 of the block at `base`:
 /// raises m, rescales l, writes unnormalized probabilities (after dropout) as right operand and the factor by which the
@@ -148,7 +147,7 @@ HWY_INLINE void softmax_step(const ScoreRule& rule, const RowState& rows, const 
   for (std::int64_t k = range.begin; k < range.end; k += 4) {
 #pragma GCC unroll 4
     for (int j = 0; j < 4; ++j) {
-      VF s = hn::LoadU(df, scores + (k + j) * kRowBlock + c);
+      VF s = hn::LoadU(df, scores + (k + j) * Products::kScoreStride + c);
       if constexpr (kMasked) s = hn::IfThenElse(visible(low, high, base + k + j), s, lowest);
       top[j] = hn::Max(top[j], s);
     }
@@ -157,14 +156,14 @@ HWY_INLINE void softmax_step(const ScoreRule& rule, const RowState& rows, const 
   const VF old_m = hn::LoadU(df, rows.m + c);
   // A row that sees nothing here must keep its maximum even where `factor` is so small that lowest * factor is not low.
   const VF block_top = hn::IfThenElse(hn::Gt(raw_top, lowest), hn::Mul(raw_top, factor), lowest);
-  const VF m = hn::Max(old_m, block_top);
+  const VF m = hn::IfThenElse(hn::Gt(block_top, hn::Add(old_m, hn::Set(df, kRaise))), block_top, old_m);
   const VF rescale = exp2_of<false>(hn::Sub(old_m, m));
   hn::StoreU(m, df, rows.m + c);
   hn::StoreU(rescale, df, factor_out + c);
 
   VF sum[4] = {hn::Zero(df), hn::Zero(df), hn::Zero(df), hn::Zero(df)};
   const auto weight = [&](std::int64_t k) HWY_ATTR {
-    const VF t = hn::MulSub(hn::LoadU(df, scores + k * kRowBlock + c), factor, m);
+    const VF t = hn::MulSub(hn::LoadU(df, scores + k * Products::kScoreStride + c), factor, m);
     VF p = exp2_of<Products::kRound>(t);
     if constexpr (kMasked) p = hn::IfThenElseZero(visible(low, high, base + k), p);
     return p;
@@ -192,6 +191,24 @@ HWY_INLINE void softmax_step(const ScoreRule& rule, const RowState& rows, const 
   hn::StoreU(hn::MulAdd(hn::LoadU(df, rows.l + c), rescale, total), df, rows.l + c);
 }
 
+/// softmax_step for a group's kLanes rows at `c`.
+template <class Products>
+HWY_INLINE void softmax_rows(const ScoreRule& rule, const RowState& rows, const KeyRange& range, std::int64_t base,
+                             std::int64_t c, float* scores, float* factor, typename Products::Operand* weights) {
+  if (rule.in_place) scores_in_place(rule, scores + c, Products::kScoreStride, range.begin, range.end);
+  if (range.masked) {
+    if (rule.dropout) {
+      softmax_step<Products, true, true>(rule, rows, range, base, c, scores, factor, weights);
+    } else {
+      softmax_step<Products, true, false>(rule, rows, range, base, c, scores, factor, weights);
+    }
+  } else if (rule.dropout) {
+    softmax_step<Products, false, true>(rule, rows, range, base, c, scores, factor, weights);
+  } else {
+    softmax_step<Products, false, false>(rule, rows, range, base, c, scores, factor, weights);
+  }
+}
+
 /// softmax_step for every row of the block; `weights` are zero in the rest of a strip's range.
 template <class Products>
 inline void softmax_block(const ScoreRule& rule, const RowState& rows, const BlockRanges& ranges, std::int64_t base,
@@ -205,72 +222,77 @@ inline void softmax_block(const ScoreRule& rule, const RowState& rows, const Blo
       zero_right<Products>(weights, strip.begin, strip.end, c);
       continue;
     }
-    if (rule.in_place) scores_in_place(rule, scores + c, range.begin, range.end);
-    if (range.masked) {
-      if (rule.dropout) {
-        softmax_step<Products, true, true>(rule, rows, range, base, c, scores, factor, weights);
-      } else {
-        softmax_step<Products, true, false>(rule, rows, range, base, c, scores, factor, weights);
-      }
-    } else if (rule.dropout) {
-      softmax_step<Products, false, true>(rule, rows, range, base, c, scores, factor, weights);
-    } else {
-      softmax_step<Products, false, false>(rule, rows, range, base, c, scores, factor, weights);
-    }
+    softmax_rows<Products>(rule, rows, range, base, c, scores, factor, weights);
     zero_right<Products>(weights, strip.begin, range.begin, c);
     zero_right<Products>(weights, range.end, strip.end, c);
   }
 }
 
-/// For the kLanes rows at `c`: P = 2^(t - lse), with dropout mask M: weights for dv = P M, and
-/// dS = P (M dP - D) [times the soft cap's derivative 1 - tanh^2]. rows.m holds lse (powers of two), rows.l holds D. The
-/// factor `scale` of dS is applied to the finished dq and dk.
+/// For kLanes rows: P = 2^(t - lse), with dropout mask M: weights for dv = P M, and dS = P (M dP - D) [times the soft cap's
+/// derivative 1 - tanh^2]. rows.m holds lse (powers of two), rows.l holds D. The factor `scale` of dS is applied to the
+/// finished dq and dk.
+template <bool kRound, bool kMasked, bool kDropout>
+struct GradientLanes {
+  VF factor, lse, d, keep_factor, inverse_cap;
+  VI low, high, threshold;
+  VU mask_rows;
+  bool capped;
+
+  HWY_INLINE GradientLanes(const ScoreRule& rule, const RowState& rows, std::int64_t c) {
+    const DF df;
+    factor = hn::Set(df, rule.in_place ? 1.0F : rule.factor);
+    lse = hn::LoadU(df, rows.m + c);
+    d = hn::LoadU(df, rows.l + c);
+    keep_factor = hn::Set(df, rule.keep_factor);
+    capped = rule.cap > 0.0F;
+    inverse_cap = hn::Set(df, capped ? 1.0F / rule.cap : 0.0F);
+    low = hn::LoadU(DI(), rows.low + c);
+    high = hn::LoadU(DI(), rows.high + c);
+    threshold = hn::Set(DI(), rule.threshold);
+    mask_rows = hn::LoadU(DU(), rows.mask_row + c);
+  }
+
+  /// Score s and gradient dP of key position `key`; with dropout, `mask` is keep_factor or 0.
+  HWY_INLINE void element(VF s, VF gradient, std::int64_t key, VF mask, VF& p, VF& ds) const {
+    const DF df;
+    VF weight = exp2_of<kRound>(hn::MulSub(s, factor, lse));
+    if constexpr (kMasked) weight = hn::IfThenElseZero(visible(low, high, key), weight);
+    p = weight;
+    if constexpr (kDropout) {
+      gradient = hn::Mul(gradient, mask);
+      p = hn::Mul(weight, mask);
+    }
+    ds = hn::Mul(weight, hn::Sub(gradient, d));
+    if (capped) {
+      const VF tanh = hn::Mul(s, inverse_cap);
+      ds = hn::Mul(ds, hn::NegMulAdd(tanh, tanh, hn::Set(df, 1.0F)));
+    }
+  }
+};
+
+/// The gradients of kLanes rows at `c`, as operands.
 template <class Products, bool kMasked, bool kDropout>
 HWY_INLINE void gradient_step(const ScoreRule& rule, const RowState& rows, const KeyRange& range, std::int64_t base,
-                              std::int64_t c, const float* scores, const float* dp, typename Products::Operand* p_left,
-                              typename Products::Operand* ds_left, typename Products::Operand* ds_right) {
+                              std::int64_t c, const float* scores, const float* dp, float* p_out, float* ds_out) {
   const DF df;
-  const VF factor = hn::Set(df, rule.in_place ? 1.0F : rule.factor);
-  const VI low = hn::LoadU(DI(), rows.low + c);
-  const VI high = hn::LoadU(DI(), rows.high + c);
-  const VI threshold = hn::Set(DI(), rule.threshold);
-  const VF keep_factor = hn::Set(df, rule.keep_factor);
-  const VF lse = hn::LoadU(df, rows.m + c);
-  const VF d = hn::LoadU(df, rows.l + c);
-  const bool capped = rule.cap > 0.0F;
-  const VF inverse_cap = hn::Set(df, capped ? 1.0F / rule.cap : 0.0F);
-  VU mask_rows = hn::Zero(DU());
-  if constexpr (kDropout) mask_rows = hn::LoadU(DU(), rows.mask_row + c);
-
+  const GradientLanes<Products::kRound, kMasked, kDropout> lanes(rule, rows, c);
   for (std::int64_t k = range.begin; k < range.end; k += 8) {
     DropoutBlock block;
-    if constexpr (kDropout) block = philox_block(*rule.mask, static_cast<std::uint32_t>((base + k) / 8), mask_rows);
-    const auto element = [&]<int kIndex>(VF& p, VF& ds) HWY_ATTR {
-      const std::int64_t at = (k + kIndex) * kRowBlock + c;
-      const VF s = hn::LoadU(df, scores + at);
-      p = exp2_of<Products::kRound>(hn::MulSub(s, factor, lse));
-      if constexpr (kMasked) p = hn::IfThenElseZero(visible(low, high, base + k + kIndex), p);
-      VF gradient = hn::LoadU(df, dp + at);
-      VF kept = p;
-      if constexpr (kDropout) {
-        const VF mask = keep<kIndex>(block, threshold, keep_factor);
-        gradient = hn::Mul(gradient, mask);
-        kept = hn::Mul(p, mask);
-      }
-      ds = hn::Mul(p, hn::Sub(gradient, d));
-      if (capped) {
-        const VF tanh = hn::Mul(s, inverse_cap);
-        ds = hn::Mul(ds, hn::NegMulAdd(tanh, tanh, hn::Set(df, 1.0F)));
-      }
-      p = kept;
-    };
+    if constexpr (kDropout) block = philox_block(*rule.mask, static_cast<std::uint32_t>((base + k) / 8), lanes.mask_rows);
     const auto pair = [&]<int kIndex>() HWY_ATTR {
+      const std::int64_t at = (k + kIndex) * kRowBlock + c;
       VF p0, p1, ds0, ds1;
-      element.template operator()<kIndex>(p0, ds0);
-      element.template operator()<kIndex + 1>(p1, ds1);
-      Products::store_left(p_left, k + kIndex, c, p0, p1);
-      Products::store_left(ds_left, k + kIndex, c, ds0, ds1);
-      if constexpr (!Products::kOneForm) Products::store_right(ds_right, k + kIndex, c, ds0, ds1);
+      VF mask0 = hn::Zero(df);
+      VF mask1 = hn::Zero(df);
+      if constexpr (kDropout) {
+        mask0 = keep<kIndex>(block, lanes.threshold, lanes.keep_factor);
+        mask1 = keep<kIndex + 1>(block, lanes.threshold, lanes.keep_factor);
+      }
+      lanes.element(hn::LoadU(df, scores + at), hn::LoadU(df, dp + at), base + k + kIndex, mask0, p0, ds0);
+      lanes.element(hn::LoadU(df, scores + at + kRowBlock), hn::LoadU(df, dp + at + kRowBlock), base + k + kIndex + 1, mask1,
+                    p1, ds1);
+      Products::store_right(p_out, k + kIndex, c, p0, p1);
+      Products::store_right(ds_out, k + kIndex, c, ds0, ds1);
     };
     pair.template operator()<0>();
     pair.template operator()<2>();
@@ -282,12 +304,10 @@ HWY_INLINE void gradient_step(const ScoreRule& rule, const RowState& rows, const
 /// gradient_step for every row of the block; operands are zero in the rest of the block's range.
 template <class Products>
 inline void gradient_block(const ScoreRule& rule, const RowState& rows, const BlockRanges& ranges, std::int64_t base,
-                           float* scores, const float* dp, typename Products::Operand* p_left,
-                           typename Products::Operand* ds_left, typename Products::Operand* ds_right) {
+                           float* scores, const float* dp, float* p_out, float* ds_out) {
   const auto zero = [&](std::int64_t k0, std::int64_t k1, std::int64_t c) HWY_ATTR {
-    zero_left<Products>(p_left, k0, k1, c);
-    zero_left<Products>(ds_left, k0, k1, c);
-    if constexpr (!Products::kOneForm) zero_right<Products>(ds_right, k0, k1, c);
+    zero_right<Products>(p_out, k0, k1, c);
+    zero_right<Products>(ds_out, k0, k1, c);
   };
   for (std::int64_t c = 0; c < kRowBlock; c += kLanes) {
     const KeyRange& range = ranges.group[c / kRowGroup];
@@ -295,17 +315,17 @@ inline void gradient_block(const ScoreRule& rule, const RowState& rows, const Bl
       zero(ranges.all.begin, ranges.all.end, c);
       continue;
     }
-    if (rule.in_place) scores_in_place(rule, scores + c, range.begin, range.end);
+    if (rule.in_place) scores_in_place(rule, scores + c, kRowBlock, range.begin, range.end);
     if (range.masked) {
       if (rule.dropout) {
-        gradient_step<Products, true, true>(rule, rows, range, base, c, scores, dp, p_left, ds_left, ds_right);
+        gradient_step<Products, true, true>(rule, rows, range, base, c, scores, dp, p_out, ds_out);
       } else {
-        gradient_step<Products, true, false>(rule, rows, range, base, c, scores, dp, p_left, ds_left, ds_right);
+        gradient_step<Products, true, false>(rule, rows, range, base, c, scores, dp, p_out, ds_out);
       }
     } else if (rule.dropout) {
-      gradient_step<Products, false, true>(rule, rows, range, base, c, scores, dp, p_left, ds_left, ds_right);
+      gradient_step<Products, false, true>(rule, rows, range, base, c, scores, dp, p_out, ds_out);
     } else {
-      gradient_step<Products, false, false>(rule, rows, range, base, c, scores, dp, p_left, ds_left, ds_right);
+      gradient_step<Products, false, false>(rule, rows, range, base, c, scores, dp, p_out, ds_out);
     }
     zero(ranges.all.begin, range.begin, c);
     zero(range.end, ranges.all.end, c);

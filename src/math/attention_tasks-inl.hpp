@@ -12,11 +12,6 @@
 namespace quern {
 namespace {
 
-template <class Operand>
-HWY_INLINE Operand* as(float* memory) {
-  return reinterpret_cast<Operand*>(memory);
-}
-
 /// Keys (or values) of positions base .. of one head.
 HWY_INLINE KvRows kv_rows(const KvView& kv, const void* const* pages, std::int64_t offset, std::int64_t base,
                           std::int64_t kv_head) {
@@ -85,11 +80,12 @@ inline void rescale(float* sums, const float* factor, std::int64_t head, std::in
   }
 }
 
-/// Ends the online softmax of 64 rows: rows.m becomes the natural log-sum-exp, factor what the sums must be multiplied by
-/// (1 / l, or 0 where a row saw no key). With `sinks`, factor holds their logits (powers of two) on entry.
-inline void finish_rows(const RowState& rows, bool sinks, float* factor) {
+/// Ends the online softmax of `count` rows (a multiple of 16): rows.m becomes the natural log-sum-exp, factor what the sums
+/// must be multiplied by (1 / l, or 0 where a row saw no key). With `sinks`, factor holds their logits (powers of two) on
+/// entry.
+inline void finish_rows(const RowState& rows, std::int64_t count, bool sinks, float* factor) {
   const DF df;
-  for (std::int64_t c = 0; c < kRowBlock; c += kLanes) {
+  for (std::int64_t c = 0; c < count; c += kLanes) {
     VF m = hn::LoadU(df, rows.m + c);
     VF l = hn::LoadU(df, rows.l + c);
     VF correction = hn::Set(df, 1.0F);
@@ -129,7 +125,7 @@ void write_block(const AttentionForwardTask& task, const RowState& rows, const F
     query = first_row / group;
     member = first_row % group;
   }
-  finish_rows(rows, shape.sinks != nullptr, scratch.factor);
+  finish_rows(rows, kRowBlock, shape.sinks != nullptr, scratch.factor);
   transpose32(sums, kRowBlock, head, round_up(count, 4), scratch.staging, head);
   for (std::int64_t r = 0; r < count; ++r, next_row()) {
     const std::int64_t h = first_head + member;
@@ -142,7 +138,6 @@ void write_block(const AttentionForwardTask& task, const RowState& rows, const F
 template <class Products>
 void forward_task(const AttentionForwardTask& task) {
   using T = typename Products::Element;
-  using Operand = typename Products::Operand;
   const AttentionShape& shape = *task.shape;
   const AttentionSequence& sequence = *task.sequence;
   const KvView& kv = sequence.kv;
@@ -168,13 +163,11 @@ void forward_task(const AttentionForwardTask& task) {
     scratch.rows.l[r] = 0.0F;
   }
 
-  Products::begin();
   const std::int64_t first_base = scratch.rows.low[0] / kKeyBlock * kKeyBlock;
   for (std::int64_t base = first_base; base <= scratch.rows.high[count - 1]; base += kKeyBlock) {
     const std::int64_t keys = min_of(kv.length - base, kKeyBlock);
-    Products::pack_keys(key_rows(kv, base, task.kv_head), keys, head_dim, head, as<Operand>(scratch.keys));
-    Products::pack_keys_t(value_rows(kv, base, task.kv_head), keys, head_dim, head, as<Operand>(scratch.values),
-                          as<Operand>(scratch.staging), as<Operand>(scratch.staging2));
+    Products::pack_keys(key_rows(kv, base, task.kv_head), keys, head_dim, head, scratch.keys);
+    Products::pack_keys(value_rows(kv, base, task.kv_head), keys, head_dim, head, scratch.values);
     const std::int64_t next = base + kKeyBlock;
     if (next <= scratch.rows.high[count - 1]) {
       const std::int64_t next_keys = min_of(kv.length - next, kKeyBlock);
@@ -186,10 +179,9 @@ void forward_task(const AttentionForwardTask& task) {
       const BlockRanges ranges = block_ranges(rows, min_of(count - b * kRowBlock, kRowBlock), base);
       if (ranges.all.begin == ranges.all.end) continue;
       const std::int64_t block_rows = min_of(count - b * kRowBlock, kRowBlock);
-      Operand* queries = as<Operand>(scratch.queries + b * tile);
+      float* queries = scratch.queries + b * tile;
       if (base == rows.low[0] / kKeyBlock * kKeyBlock) {
-        Products::pack_rows(q, b * kRowBlock, block_rows, head, as<Operand>(scratch.staging), queries,
-                            as<Operand>(scratch.staging2));
+        Products::pack_rows(q, b * kRowBlock, block_rows, head, scratch.staging, queries);
         prefetch_rows(q, (b + 1) * kRowBlock, min_of(count - (b + 1) * kRowBlock, kRowBlock));
       }
       const bool last = base + kKeyBlock > rows.high[block_rows - 1];
@@ -197,30 +189,28 @@ void forward_task(const AttentionForwardTask& task) {
       float* sums = scratch.sums + b * tile;
       for (int s = 0; s < 2; ++s) {
         if (ranges.strip[s].begin == ranges.strip[s].end) continue;
-        Products::scores(as<Operand>(scratch.keys), queries, scratch.scores, head, ranges.strip[s].begin,
-                         ranges.strip[s].end, s * 32, ranges.columns[s]);
+        Products::scores(scratch.keys, queries, scratch.scores, head, ranges.strip[s].begin, ranges.strip[s].end, s * 32,
+                         ranges.columns[s]);
       }
-      softmax_block<Products>(rule, rows, ranges, base, scratch.scores, scratch.factor, as<Operand>(scratch.weights));
+      softmax_block<Products>(rule, rows, ranges, base, scratch.scores, scratch.factor, scratch.weights);
       for (int s = 0; s < 2; ++s) {
         if (ranges.strip[s].begin == ranges.strip[s].end) continue;
         // The strip's first block of keys follows from its first row alone; sums start there.
         const bool first = base == rows.low[s * 32] / kKeyBlock * kKeyBlock;
         if (!first) rescale(sums + s * 32, scratch.factor + s * 32, head, ranges.columns[s]);
-        Products::add_values(as<Operand>(scratch.values), as<Operand>(scratch.weights), sums, head, ranges.strip[s].begin,
-                             ranges.strip[s].end, s * 32, ranges.columns[s], !first);
+        Products::add_values(scratch.values, scratch.weights, sums, head, ranges.strip[s].begin, ranges.strip[s].end, s * 32,
+                             ranges.columns[s], !first);
       }
       if (last) {
         write_block<Products>(task, rows, scratch, sums, b * kRowBlock, block_rows);
       }
     }
   }
-  Products::end();
 }
 
 template <class Products>
 void backward_task(const AttentionBackwardTask& task) {
   using T = typename Products::Element;
-  using Operand = typename Products::Operand;
   const AttentionShape& shape = *task.shape;
   const AttentionSequence& sequence = *task.sequence;
   const KvView& kv = sequence.kv;
@@ -252,33 +242,22 @@ void backward_task(const AttentionBackwardTask& task) {
     prefetch_rows(out, first, rows);
     prefetch_rows(dq, first, rows);
   };
-  Operand* packed_keys = as<Operand>(scratch.keys);
-  Operand* packed_keys_t = Products::kOneForm ? packed_keys : as<Operand>(scratch.keys_t);
-  Operand* packed_values = as<Operand>(scratch.values);
 
   for (std::int64_t j = 0; j < key_blocks; ++j) {
     const std::int64_t base = j * kKeyBlock;
     const std::int64_t n = min_of(keys - base, kKeyBlock);
-    const KvRows from = key_rows(kv, base, task.kv_head);
-    Products::pack_keys(from, n, head_dim, head, packed_keys + j * tile);
-    if constexpr (!Products::kOneForm) {
-      Products::pack_keys_t(from, n, head_dim, head, packed_keys_t + j * tile, as<Operand>(scratch.staging),
-                            as<Operand>(scratch.staging2));
-    }
-    Products::pack_keys(value_rows(kv, base, task.kv_head), n, head_dim, head, packed_values + j * tile);
+    Products::pack_keys(key_rows(kv, base, task.kv_head), n, head_dim, head, scratch.keys + j * tile);
+    Products::pack_keys(value_rows(kv, base, task.kv_head), n, head_dim, head, scratch.values + j * tile);
   }
   for (std::int64_t i = 0; i < key_blocks * tile; ++i) scratch.dk[i] = 0.0F;
   for (std::int64_t i = 0; i < key_blocks * tile; ++i) scratch.dv[i] = 0.0F;
 
-  Products::begin();
   for (std::int64_t first = 0; first < count; first += kRowBlock) {
     const std::int64_t block_rows = min_of(count - first, kRowBlock);
     const RowState& rows = scratch.rows;
     fill_positions(shape, sequence, *task.dropout, task.kv_head, 0, first, block_rows, kRowBlock, rows);
-    Products::pack_rows(q, first, block_rows, head, as<Operand>(scratch.q), as<Operand>(scratch.q_t),
-                        as<Operand>(scratch.staging));
-    Products::pack_rows(dout, first, block_rows, head, as<Operand>(scratch.dout), as<Operand>(scratch.dout_t),
-                        as<Operand>(scratch.staging));
+    Products::pack_rows(q, first, block_rows, head, scratch.q, scratch.q_t);
+    Products::pack_rows(dout, first, block_rows, head, scratch.dout, scratch.dout_t);
     for (std::int64_t r = 0; r < kRowBlock; ++r) {
       const std::int64_t v = first + r;
       const bool exists = r < block_rows;
@@ -294,21 +273,17 @@ void backward_task(const AttentionBackwardTask& task) {
       for (int s = 0; s < 2; ++s) {
         const KeyRange& strip = ranges.strip[s];
         if (strip.begin == strip.end) continue;
-        Products::scores(packed_keys + offset, as<Operand>(scratch.q_t), scratch.scores, head, strip.begin, strip.end,
-                         s * 32, ranges.columns[s]);
-        Products::scores(packed_values + offset, as<Operand>(scratch.dout_t), scratch.dp, head, strip.begin, strip.end,
-                         s * 32, ranges.columns[s]);
+        Products::scores(scratch.keys + offset, scratch.q_t, scratch.scores, head, strip.begin, strip.end, s * 32,
+                         ranges.columns[s]);
+        Products::scores(scratch.values + offset, scratch.dout_t, scratch.dp, head, strip.begin, strip.end, s * 32,
+                         ranges.columns[s]);
       }
-      Operand* ds_left = as<Operand>(scratch.ds_rows);
-      Operand* ds_right = Products::kOneForm ? ds_left : as<Operand>(scratch.ds_pairs);
-      gradient_block<Products>(rule, rows, ranges, base, scratch.scores, scratch.dp, as<Operand>(scratch.p_rows), ds_left,
-                               ds_right);
+      gradient_block<Products>(rule, rows, ranges, base, scratch.scores, scratch.dp, scratch.p, scratch.ds);
       const KeyRange& all = ranges.all;
       const std::int64_t used_rows = round_up(block_rows, 32);
-      Products::add_rows(as<Operand>(scratch.p_rows), as<Operand>(scratch.dout), scratch.dv + offset, head, all.begin,
-                         all.end, used_rows);
-      Products::add_rows(ds_left, as<Operand>(scratch.q), scratch.dk + offset, head, all.begin, all.end, used_rows);
-      Products::add_values(packed_keys_t + offset, ds_right, scratch.dq_t, head, all.begin, all.end, 0, used_rows,
+      Products::add_rows(scratch.p, scratch.dout, scratch.dv + offset, head, all.begin, all.end, used_rows);
+      Products::add_rows(scratch.ds, scratch.q, scratch.dk + offset, head, all.begin, all.end, used_rows);
+      Products::add_values(scratch.keys + offset, scratch.ds, scratch.dq_t, head, all.begin, all.end, 0, used_rows,
                            base != first_base);
     }
     transpose32(scratch.dq_t, kRowBlock, head, round_up(block_rows, 4), scratch.staging, head);
@@ -316,7 +291,6 @@ void backward_task(const AttentionBackwardTask& task) {
       write_row(scratch.staging + r * head, head_dim, shape.scale, dq.at(first + r));
     }
   }
-  Products::end();
 
   T* dk = static_cast<T*>(task.dk) + sequence.first_row * task.dk_stride + task.kv_head * head_dim;
   T* dv = static_cast<T*>(task.dv) + sequence.first_row * task.dv_stride + task.kv_head * head_dim;

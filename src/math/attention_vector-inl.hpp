@@ -52,17 +52,32 @@ HWY_INLINE VU load_u16(const std::uint16_t* x) { return hn::PromoteTo(DU(), hn::
 /// Where exp2 stops: 2^-100 vanishes beside a row's largest term (1), and its products with values are still normal numbers.
 constexpr float kExp2Floor = -100.0F;
 
-/// 2^t for t <= 1, with exp2(0) = 1 exactly and everything below kExp2Floor as 2^kExp2Floor. Relative error 2e-9 plus
-/// rounding, or 3e-6 where `kShort` (used where the result is rounded to bf16, 2e-3). Minimax on [-1/2, 1/2] with constant
-/// term 1.
+/// 2^t for t below 127, with exp2(n) exact for whole n and everything below kExp2Floor as 2^kExp2Floor. Relative error 2e-9
+/// plus rounding (AVX-512: 8e-8), or 3e-6 where `kShort` (used where the result is rounded to bf16, 2e-3). Minimax
+/// polynomials with constant term 1, on [-1/2, 1/2] or, where hardware takes floors and scales, on [0, 1].
 template <bool kShort>
 HWY_INLINE VF exp2_of(VF t) {
   const DF df;
-  const VF shift = hn::Set(df, 12582912.0F);  // 1.5 * 2^23: adding it leaves round(t) in the low bits
   t = hn::Max(t, hn::Set(df, kExp2Floor));
+  VF p;
+#if HWY_TARGET == HWY_AVX3
+  const VF f{_mm512_reduce_ps(t.raw, 1)};  // t - floor(t)
+  if constexpr (kShort) {
+    p = hn::MulAdd(hn::Set(df, 0.0134266876F), f, hn::Set(df, 0.0522424690F));
+    p = hn::MulAdd(p, f, hn::Set(df, 0.241280213F));
+    p = hn::MulAdd(p, f, hn::Set(df, 0.693044841F));
+  } else {
+    p = hn::MulAdd(hn::Set(df, 0.00186713052F), f, hn::Set(df, 0.00901702978F));
+    p = hn::MulAdd(p, f, hn::Set(df, 0.0557999127F));
+    p = hn::MulAdd(p, f, hn::Set(df, 0.240164444F));
+    p = hn::MulAdd(p, f, hn::Set(df, 0.693151295F));
+  }
+  p = hn::MulAdd(p, f, hn::Set(df, 1.0F));
+  return VF{_mm512_scalef_ps(p.raw, t.raw)};  // p * 2^floor(t)
+#else
+  const VF shift = hn::Set(df, 12582912.0F);  // 1.5 * 2^23: adding it leaves round(t) in the low bits
   const VF shifted = hn::Add(t, shift);
   const VF f = hn::Sub(t, hn::Sub(shifted, shift));
-  VF p;
   if constexpr (kShort) {
     p = hn::MulAdd(hn::Set(df, 0.00958285201F), f, hn::Set(df, 0.0559064262F));
     p = hn::MulAdd(p, f, hn::Set(df, 0.240240991F));
@@ -77,6 +92,7 @@ HWY_INLINE VF exp2_of(VF t) {
   p = hn::MulAdd(p, f, hn::Set(df, 1.0F));
   const DI di;
   return hn::BitCast(df, hn::Add(hn::BitCast(di, p), hn::ShiftLeft<23>(hn::BitCast(di, shifted))));
+#endif
 }
 
 /// to[c][r] = from[r][c] for 32-bit elements; rows and cols are multiples of 4.
@@ -167,22 +183,14 @@ HWY_INLINE float dot_row(const T* a, const T* b, std::int64_t cols) {
   return total;
 }
 
+#if HWY_TARGET == HWY_SCALAR
 /// High and low halves of the products of 32-bit lanes with a constant.
 HWY_INLINE void wide_multiply(VU x, std::uint32_t factor, VU& high, VU& low) {
-#if HWY_TARGET == HWY_SCALAR
   const std::uint64_t product = static_cast<std::uint64_t>(hn::GetLane(x)) * factor;
   high = hn::Set(DU(), static_cast<std::uint32_t>(product >> 32));
   low = hn::Set(DU(), static_cast<std::uint32_t>(product));
-#else
-  const hn::RepartitionToWide<DU> d64;
-  const DU du;
-  const VU f = hn::Set(du, factor);
-  const auto even = hn::MulEven(x, f);
-  const auto odd = hn::MulEven(hn::BitCast(du, hn::ShiftRight<32>(hn::BitCast(d64, x))), f);
-  high = hn::OddEven(hn::BitCast(du, odd), hn::BitCast(du, hn::ShiftRight<32>(even)));
-  low = hn::OddEven(hn::BitCast(du, hn::ShiftLeft<32>(odd)), hn::BitCast(du, even));
-#endif
 }
+#endif
 
 /// Dropout of probabilities: for kLanes mask rows and 8 consecutive columns, four words whose 16-bit halves are compared
 /// with `threshold` (see DropoutMask). simd/philox-inl.hpp makes the same bits for the columns of one row; here lanes are
@@ -192,12 +200,13 @@ struct DropoutBlock {
 };
 HWY_INLINE DropoutBlock philox_block(const DropoutMask& mask, VU column_blocks, VU rows) {
   const DU du;
+  std::uint32_t k0 = static_cast<std::uint32_t>(mask.seed);
+  std::uint32_t k1 = static_cast<std::uint32_t>(mask.seed >> 32);
+#if HWY_TARGET == HWY_SCALAR
   VU c0 = column_blocks;
   VU c1 = rows;
   VU c2 = hn::Set(du, mask.site);
   VU c3 = hn::Set(du, mask.step);
-  std::uint32_t k0 = static_cast<std::uint32_t>(mask.seed);
-  std::uint32_t k1 = static_cast<std::uint32_t>(mask.seed >> 32);
   for (int round = 0; round < 10; ++round) {
     VU high0, low0, high1, low1;
     wide_multiply(c0, 0xD2511F53U, high0, low0);
@@ -210,6 +219,37 @@ HWY_INLINE DropoutBlock philox_block(const DropoutMask& mask, VU column_blocks, 
     k1 += 0xBB67AE85U;
   }
   return {{c0, c1, c2, c3}};
+#else
+  // Even and odd lanes on their own, in the lower halves of 64-bit lanes, which is what multiplications read; upper halves
+  // hold what is not needed.
+  const hn::RepartitionToWide<DU> d64;
+  const auto upper = [&](VU x) HWY_ATTR { return hn::Shuffle2301(x); };
+  VU c0[2] = {column_blocks, upper(column_blocks)};
+  VU c1[2] = {rows, upper(rows)};
+  VU c2[2] = {hn::Set(du, mask.site), hn::Set(du, mask.site)};
+  VU c3[2] = {hn::Set(du, mask.step), hn::Set(du, mask.step)};
+  const VU f0 = hn::Set(du, 0xD2511F53U);
+  const VU f1 = hn::Set(du, 0xCD9E8D57U);
+#pragma GCC unroll 10
+  for (int round = 0; round < 10; ++round) {
+    const VU key0 = hn::Set(du, k0);
+    const VU key1 = hn::Set(du, k1);
+#pragma GCC unroll 2
+    for (int i = 0; i < 2; ++i) {
+      const VU product0 = hn::BitCast(du, hn::MulEven(c0[i], f0));
+      const VU product1 = hn::BitCast(du, hn::MulEven(c2[i], f1));
+      c0[i] = hn::Xor(hn::Xor(upper(product1), c1[i]), key0);
+      c2[i] = hn::Xor(hn::Xor(upper(product0), c3[i]), key1);
+      c1[i] = product1;
+      c3[i] = product0;
+    }
+    k0 += 0x9E3779B9U;
+    k1 += 0xBB67AE85U;
+  }
+  const auto both = [&](const VU* x)
+                        HWY_ATTR { return hn::OddEven(hn::BitCast(du, hn::ShiftLeft<32>(hn::BitCast(d64, x[1]))), x[0]); };
+  return {{both(c0), both(c1), both(c2), both(c3)}};
+#endif
 }
 HWY_INLINE DropoutBlock philox_block(const DropoutMask& mask, std::uint32_t column_block, VU rows) {
   return philox_block(mask, hn::Set(DU(), column_block), rows);
