@@ -2,26 +2,25 @@
 """Training speed beside PyTorch: the same models, on the same machine, in turns.
 
     tools/setup.sh pytorch
-    tools/compare_pytorch.py [--rows loop_small,shakespeare_char] [--rounds 5] [--precision bf16|f32] [--json OUT]
+    tools/compare_pytorch.py [--rows loop_small,gpt2_124m] [--rounds 5] [--precision both|bf16|f32] [--json OUT]
 
-Each row is a file of configs/. A round is one process of `quern train` and one of PyTorch, a few steps each; rounds alternate so
-that both see the same machine. The first steps of each process are dropped; a process counts with its median step, a row
-with the median of its rounds. Dropout and gradient clipping are off on both sides. A step is batch, forward, loss,
-backward, AdamW; PyTorch's batch is random tokens that are already in memory. Its attention is written out (matmul, mask,
+Each row is a file of configs/. A round is one process of `quern bench train` and one of PyTorch for each precision, a few steps
+each; rounds alternate so that both see the same machine. The first steps of each process are dropped; a process counts with its
+median step, a row with the median of its rounds. A step is batch, forward, loss, backward, AdamW, on random tokens that are
+already in memory; dropout and gradient clipping are off on both sides. PyTorch's attention is written out (matmul, mask,
 softmax, matmul), bf16 is autocast, and its process gets the settings that make it fastest on CPUs (TUNED below; --untuned
-leaves them out). Percentages divide both speeds, with the same FLOP count (6 N_matmul + 6 L C T), by the register peak that
-Quern measured.
+leaves them out). Both speeds are divided, with the same FLOP count (6 N_matmul + 6 L C T), by the peaks that Quern measured in
+the same rounds: multiply-adds on registers, and 2 x 2 matrix tiles fed from L1. PyTorch's process also times a product of 1024 x
+1024 matrices (oneDNN in bf16, the BLAS in f32). Memory is the most that was resident at once in the whole process.
 """
 
 import argparse
 import json
 import os
-import random
 import re
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -37,11 +36,13 @@ TUNED = {
     "MALLOC_TOP_PAD_": "268435456",
 }
 
-# Steps of one process, and how many of the first do not count. About 3 to 10 seconds each.
+# Steps of one process, and how many of the first do not count: f32, bf16. About 3 to 15 seconds each.
 ROWS = {
-    "shakespeare_char_cpu": (90, 30),
-    "loop_small": (12, 4),
-    "shakespeare_char": (5, 2),
+    "shakespeare_char_cpu": {"f32": (60, 20), "bf16": (90, 30)},
+    "loop_small": {"f32": (8, 3), "bf16": (12, 4)},
+    "loop_base": {"f32": (5, 2), "bf16": (8, 3)},
+    "shakespeare_char": {"f32": (3, 1), "bf16": (5, 2)},
+    "gpt2_124m": {"f32": (3, 1), "bf16": (6, 2)},
 }
 
 
@@ -56,65 +57,16 @@ def read_config(path):
     return values
 
 
-def run_quern(options, row, extra):
-    command = [options.quern, "train", str(ROOT / "configs" / f"{row}.yaml"), *extra]
+def quern_round(options, row, precision):
+    """What `quern bench train` says of one round of steps."""
+    steps, skip = ROWS[row][precision]
+    command = [options.quern, "bench", "train", str(ROOT / "configs" / f"{row}.yaml"), "--json", "--rounds", "1",
+               "--steps", str(steps - skip), "--warmup", str(skip), "--precision", precision,
+               "--threads", str(options.threads), "train.dropout=0", "optimizer.clip_norm=0"]
     done = subprocess.run(command, cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True)
     if done.returncode != 0:
         sys.exit(f"failed: {' '.join(command)}\n{done.stdout}{done.stderr}")
-    return done.stdout
-
-
-def make_corpora(options, folder):
-    """The corpus of each row. What the text says does not change the speed, so the characters are random."""
-    corpora = {}
-    letters = "\n !$&',-.3:;?ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
-    for row in options.rows:
-        words = row == "loop_small"
-        path = folder / ("words.h5" if words else "characters.h5")
-        corpora[row] = path
-        if path.exists():
-            continue
-        if words:
-            arguments = ["kjv", "--tokenizer", "bpe", "--vocab", "10000"]
-        else:
-            text = folder / "characters.txt"
-            text.write_text(letters + "".join(random.Random(1).choices(letters, k=1_115_394)))
-            arguments = [str(text), "--tokenizer", "char"]
-        command = [options.quern, "data", "prepare", *arguments, "--out", str(path)]
-        done = subprocess.run(command, cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True)
-        if done.returncode != 0:
-            sys.exit(f"failed: {' '.join(command)}\n{done.stdout}{done.stderr}")
-    return corpora
-
-
-def quern_overrides(options, row, corpus, folder):
-    return [
-        f"run.dir={folder / 'run'}",
-        f"data.corpus={corpus}",
-        f"train.steps={ROWS[row][0]}",
-        f"train.precision={options.precision}",
-        f"system.threads={options.threads}",
-        "train.dropout=0",
-        "optimizer.clip_norm=0",
-        "optimizer.warmup_steps=2",
-        "train.log_every=1",
-        "train.eval_every=0",
-        "sample.tokens=0",
-    ]
-
-
-def quern_round(options, row, corpus, folder):
-    """Medians over the counted steps of one training process."""
-    run_quern(options, row, ["--force", *quern_overrides(options, row, corpus, folder)])
-    lines = [json.loads(line) for line in (folder / "run" / "metrics.jsonl").read_text().splitlines()]
-    counted = [line for line in lines if line["step"] > ROWS[row][1]]
-    tokens_per_second = statistics.median(line["tokens_per_second"] for line in counted)
-    last = counted[-1]
-    return {
-        "tokens_per_second": tokens_per_second,
-        "flop_per_token": last["gflops"] * 1e9 / last["tokens_per_second"],
-        "peak_flops": last["gflops"] * 1e9 / last["peak_fraction"],
-    }
+    return json.loads(done.stdout)[0]
 
 
 def pytorch_round(options, row, shape):
@@ -128,6 +80,11 @@ def pytorch_round(options, row, shape):
     return json.loads(done.stdout.splitlines()[-1])
 
 
+def peak_resident_bytes():
+    """The most that was resident since this process began (getrusage would count its parent's)."""
+    return int(re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024
+
+
 def worker(shape):
     """Trains in this process and prints the median speed of the counted steps."""
     import torch
@@ -137,6 +94,19 @@ def worker(shape):
     torch.set_num_threads(shape["threads"])
     torch.manual_seed(1)
     width, heads, context, vocab = shape["width"], shape["heads"], shape["context"], shape["vocab"]
+    bf16 = shape["precision"] == "bf16"
+
+    def product_flops():
+        """Of a product of 1024 x 1024 matrices: the best of five bursts."""
+        a, b = (torch.randn(1024, 1024, dtype=torch.bfloat16 if bf16 else torch.float32) for _ in range(2))
+        torch.mm(a, b)
+        best = 0.0
+        for _ in range(5):
+            start = time.perf_counter()
+            for _ in range(10):
+                torch.mm(a, b)
+            best = max(best, 10 * 2 * 1024**3 / (time.perf_counter() - start))
+        return best
 
     class Norm(nn.Module):
         def __init__(self):
@@ -170,7 +140,7 @@ def worker(shape):
         def __init__(self):
             super().__init__()
             self.tokens = nn.Embedding(vocab, width)
-            self.positions = nn.Embedding(context, width)
+            self.positions = nn.Embedding(shape["positions"], width)
             self.blocks = nn.ModuleList(Block() for _ in range(shape["layers"]))
             self.norm = Norm()
             self.head = nn.Linear(width, vocab, bias=False)
@@ -182,7 +152,7 @@ def worker(shape):
                     nn.init.normal_(parameter, std=0.02)
 
         def forward(self, inputs, targets):
-            x = self.tokens(inputs) + self.positions.weight
+            x = self.tokens(inputs) + self.positions.weight[:context]
             for block in self.blocks:
                 x = block(x, self.hidden)
             return F.cross_entropy(self.head(self.norm(x)).view(-1, vocab), targets.view(-1))
@@ -194,7 +164,7 @@ def worker(shape):
     for _ in range(shape["steps"]):
         start = time.perf_counter()
         optimizer.zero_grad(set_to_none=True)
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=shape["precision"] == "bf16"):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
             loss = model(text[:, :-1].contiguous(), text[:, 1:].contiguous())
         loss.backward()
         optimizer.step()
@@ -204,11 +174,13 @@ def worker(shape):
         "tokens_per_second": shape["batch"] * context / median,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "loss": loss.item(),
+        "peak_resident_bytes": peak_resident_bytes(),
+        "product_flops": product_flops(),
         "version": torch.__version__,
     }))
 
 
-def shape_of(options, row, vocab):
+def shape_of(options, row, precision):
     config = read_config(ROOT / "configs" / f"{row}.yaml")
     expected = {"model.norm": "layer_norm", "model.position": "learned", "model.mlp": "gelu"}
     for key, value in expected.items():
@@ -220,72 +192,99 @@ def shape_of(options, row, vocab):
         "width": width,
         "layers": int(config["model.layers"]),
         "heads": int(config["model.heads"]),
-        "context": int(config["model.context"]),
+        "positions": int(config["model.context"]),
+        "context": int(config.get("train.context", config["model.context"])),
         "mlp_width": int(config.get("model.mlp_width", 4 * width)),
         "batch": int(config["train.batch"]),
         "attention_bias": flag("model.attention_bias", "false"),
         "mlp_bias": flag("model.mlp_bias", "false"),
         "norm_bias": flag("model.norm_bias", "false"),
         "tied_embeddings": flag("model.tied_embeddings", "true"),
-        "vocab": vocab,
-        "precision": options.precision,
+        "vocab": int(config["model.vocab"]),
+        "precision": precision,
         "threads": options.threads,
-        "steps": ROWS[row][0],
-        "skip": ROWS[row][1],
+        "steps": ROWS[row][precision][0],
+        "skip": ROWS[row][precision][1],
     }
 
 
-def compare(options, row, corpus, folder):
-    plan = run_quern(options, row, ["--dry-run", *quern_overrides(options, row, corpus, folder)])
-    vocab = re.search(r"vocabulary (\d+)", plan)
-    parameters = re.search(r"parameters\s+(\d+)", plan)
-    if not vocab or not parameters:
-        sys.exit(f"`quern train --dry-run` printed no vocabulary or parameter count:\n{plan}")
-    shape = shape_of(options, row, int(vocab[1]))
-    ours, theirs = [], []
+def median(rounds, key):
+    return statistics.median(one[key] for one in rounds)
+
+
+def side(rounds, flop):
+    values = [one["tokens_per_second"] for one in rounds]
+    return {
+        "median": statistics.median(values),
+        "min": min(values),
+        "max": max(values),
+        "gflops": statistics.median(values) * flop * 1e-9,
+        "peak_resident_bytes": max(one["peak_resident_bytes"] for one in rounds),
+    }
+
+
+def compare(options, row):
+    """Figures of a row, one dictionary for each precision; precisions take turns within a round too."""
+    rounds = {precision: ([], []) for precision in options.precisions}
     for number in range(options.rounds):
-        ours.append(quern_round(options, row, corpus, folder))
-        theirs.append(pytorch_round(options, row, shape))
-        if theirs[-1]["parameters"] != int(parameters[1]):
-            sys.exit(f"{row}: PyTorch's model has {theirs[-1]['parameters']} parameters, ours {parameters[1]}")
-        print(f"{row} round {number + 1}: Quern {ours[-1]['tokens_per_second']:.0f} tokens/s, "
-              f"PyTorch {theirs[-1]['tokens_per_second']:.0f}", file=sys.stderr)
+        for precision, (ours, theirs) in rounds.items():
+            ours.append(quern_round(options, row, precision))
+            theirs.append(pytorch_round(options, row, shape_of(options, row, precision)))
+            if theirs[-1]["parameters"] != ours[-1]["parameters"]:
+                sys.exit(f"{row}: PyTorch's model has {theirs[-1]['parameters']} parameters, ours {ours[-1]['parameters']}")
+            print(f"{row} {precision} round {number + 1}: Quern {ours[-1]['tokens_per_second']:.0f} tokens/s, "
+                  f"PyTorch {theirs[-1]['tokens_per_second']:.0f}", file=sys.stderr)
+    results = []
+    for precision, (ours, theirs) in rounds.items():
+        flop = ours[0]["flops_per_token"]
+        result = {
+            "row": row,
+            "precision": precision,
+            "threads": options.threads,
+            "rounds": options.rounds,
+            "tokens_per_step": ours[0]["tokens_per_step"],
+            "parameters": ours[0]["parameters"],
+            "flops_per_token": flop,
+            "quern": side(ours, flop),
+            "pytorch": side(theirs, flop),
+            "quern_plan_bytes": ours[0]["plan_bytes"] + ours[0]["program_bytes"],
+            "register_peak_gflops": median(ours, "register_peak_gflops"),
+            "tile_peak_gflops": median(ours, "tile_peak_gflops") if "tile_peak_gflops" in ours[0] else None,
+            "product_gflops": median(theirs, "product_flops") * 1e-9,
+            "pytorch_version": theirs[0]["version"],
+            "pytorch_tuned": not options.untuned,
+        }
+        result["ratio"] = result["quern"]["median"] / result["pytorch"]["median"]
+        results.append(result)
+    return results
 
-    def speeds(rounds):
-        values = [one["tokens_per_second"] for one in rounds]
-        return {"median": statistics.median(values), "min": min(values), "max": max(values)}
 
-    flop = ours[0]["flop_per_token"]
-    peak = statistics.median(one["peak_flops"] for one in ours)
-    result = {
-        "row": row,
-        "precision": options.precision,
-        "threads": options.threads,
-        "rounds": options.rounds,
-        "tokens_per_step": shape["batch"] * shape["context"],
-        "parameters": int(parameters[1]),
-        "flop_per_token": flop,
-        "peak_gflops": peak * 1e-9,
-        "quern": speeds(ours),
-        "pytorch": speeds(theirs),
-        "pytorch_version": theirs[0]["version"],
-        "pytorch_tuned": not options.untuned,
-    }
-    for side in ("quern", "pytorch"):
-        result[side]["peak_fraction"] = result[side]["median"] * flop / peak
-    result["ratio"] = result["quern"]["median"] / result["pytorch"]["median"]
-    return result
+def print_table(results):
+    first = results[0]
+    print(f"\n{first['threads']} threads, {first['rounds']} rounds in turns; PyTorch {first['pytorch_version']} "
+          f"{'tuned' if first['pytorch_tuned'] else 'as shipped'}\n")
+    print("| run | precision | Quern tokens/s | PyTorch tokens/s | ratio | GFLOP/s | register peak | L1 tiles "
+          "| 1024-cubed product | resident MiB: plan, Quern, PyTorch |\n|---|---|---|---|---|---|---|---|---|---|")
 
+    def speed(one):
+        return f"{one['median']:,.0f} [{one['min']:,.0f}–{one['max']:,.0f}]"
 
-def cell(side):
-    return (f"{side['median']:,.0f} [{side['min']:,.0f}–{side['max']:,.0f}], {100 * side['peak_fraction']:.1f} %")
+    def share(gflops, peak):
+        return f"{peak:,.0f}, {100 * gflops / peak:.1f} %" if peak else "-"
+
+    for one in results:
+        gflops = one["quern"]["gflops"]
+        memory = (one["quern_plan_bytes"], one["quern"]["peak_resident_bytes"], one["pytorch"]["peak_resident_bytes"])
+        print(f"| {one['row']} | {one['precision']} | {speed(one['quern'])} | {speed(one['pytorch'])} | {one['ratio']:.2f} "
+              f"| {gflops:,.0f} | {share(gflops, one['register_peak_gflops'])} | {share(gflops, one['tile_peak_gflops'])} "
+              f"| {share(gflops, one['product_gflops'])} | {', '.join(f'{size / 2**20:,.0f}' for size in memory)} |", flush=True)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", default=",".join(ROWS), help=f"comma-separated, of {', '.join(ROWS)}")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--precision", choices=("bf16", "f32"), default="bf16")
+    parser.add_argument("--precision", choices=("both", "bf16", "f32"), default="both")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--untuned", action="store_true", help="PyTorch with its default settings")
     parser.add_argument("--quern", default=str(ROOT / "build/release/tools/quern"), help="the program to measure")
@@ -309,19 +308,11 @@ def main():
     else:
         parser.error("PyTorch is missing: tools/setup.sh pytorch (or apt-get install python3-torch)")
 
+    options.precisions = ("f32", "bf16") if options.precision == "both" else (options.precision,)
     results = []
-    with tempfile.TemporaryDirectory(prefix="quern-compare-") as folder:
-        folder = Path(folder)
-        corpora = make_corpora(options, folder)
-        for row in options.rows:
-            results.append(compare(options, row, corpora[row], folder))
-    first = results[0]
-    print(f"\n{first['precision']}, {first['threads']} threads, {first['rounds']} rounds; tokens/s: median [min–max], share of "
-          f"the measured register peak; PyTorch {first['pytorch_version']} {'tuned' if first['pytorch_tuned'] else 'as shipped'}\n")
-    print("| run | tokens per step | peak GFLOP/s | Quern | PyTorch | ratio |\n|---|---|---|---|---|---|")
-    for one in results:
-        print(f"| {one['row']} | {one['tokens_per_step']} | {one['peak_gflops']:.0f} | {cell(one['quern'])} "
-              f"| {cell(one['pytorch'])} | {one['ratio']:.2f} |")
+    for row in options.rows:
+        results += compare(options, row)
+    print_table(results)
     if options.json:
         Path(options.json).write_text(json.dumps(results, indent=2) + "\n")
     return None

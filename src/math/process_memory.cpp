@@ -11,7 +11,26 @@
 
 namespace quern {
 
+namespace {
+
+/// VmHWM of /proc/self/status, in bytes; 0 where there is none.
+std::size_t high_water_mark() {
+  std::FILE* file = std::fopen("/proc/self/status", "r");
+  if (file == nullptr) return 0;
+  unsigned long long kib = 0;
+  char line[256];
+  while (kib == 0 && std::fgets(line, sizeof line, file) != nullptr) {
+    if (std::sscanf(line, "VmHWM: %llu kB", &kib) != 1) kib = 0;
+  }
+  (void)std::fclose(file);
+  return static_cast<std::size_t>(kib) * 1024;
+}
+
+}  // namespace
+
 std::size_t peak_resident_bytes() {
+  // getrusage() also counts what the process was before it began this program: a copy of its parent.
+  if (const std::size_t bytes = high_water_mark(); bytes > 0) return bytes;
   rusage usage{};
   if (getrusage(RUSAGE_SELF, &usage) != 0 || usage.ru_maxrss < 0) return 0;
 #if defined(__APPLE__)

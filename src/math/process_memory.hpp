@@ -6,7 +6,7 @@
 namespace quern {
 
 /// The most bytes that were resident at once since the process began or the peak was forgotten, mapped files included; 0
-/// where the system does not say. Reads getrusage(2).
+/// where the system does not say. Reads VmHWM of /proc/self/status, else getrusage(2).
 [[nodiscard]] std::size_t peak_resident_bytes();
 
 /// Lets peak_resident_bytes() begin again from what is resident now (Linux: /proc/self/clear_refs). Where the system does
