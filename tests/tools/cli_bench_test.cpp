@@ -87,7 +87,10 @@ TEST_F(CliBench, TableAndProfile) {
                            "weight gradient", "optimizer"}) {
     EXPECT_TRUE(contains(result.out, part)) << part << "\n" << result.out;
   }
-  EXPECT_TRUE(bench_json("--profile")[0].contains("profile"));
+  const auto profiled = bench_json("--profile"), plain = bench_json("");
+  EXPECT_TRUE(profiled[0].contains("profile"));
+  EXPECT_FALSE(plain[0].contains("profile"));
+  EXPECT_EQ(profiled[0]["last_loss"], plain[0]["last_loss"]) << "recording changes no bit";
 }
 
 TEST_F(CliBench, TheSameSeedGivesTheSameLossAtAnyThreadCount) {
