@@ -7,6 +7,9 @@ namespace {
 /// Per thread, of 24 bytes each: 12 MB, and a trace of two threads that a browser still opens.
 constexpr std::size_t kMostEvents = 500'000;
 
+/// A wait that begins so soon after a mark follows that operation; one that begins later interrupts the next.
+constexpr std::chrono::microseconds kNoWork{2};
+
 double seconds_of(OperationRecorder::Clock::duration time) { return std::chrono::duration<double>(time).count(); }
 
 std::int64_t nanoseconds_of(OperationRecorder::Clock::duration time) {
@@ -97,9 +100,16 @@ void OperationRecorder::wait_begin() { wait_start_ = Clock::now(); }
 
 void OperationRecorder::wait_end() {
   const Clock::time_point now = Clock::now();
-  waited_ += now - wait_start_;
-  at(phase_, Operation::waiting) += {seconds_of(now - wait_start_), 0.0, 0.0, 1};
+  const bool at_once = wait_start_ - last_ - waited_ < kNoWork;
+  if (at_once) wait_start_ = last_;
+  at(phase_, Operation::waiting) += {seconds_of(now - wait_start_ - (at_once ? waited_ : Clock::duration{})), 0.0, 0.0, 1};
   keep_event(wait_start_, now, -1, Operation::waiting, phase_);
+  if (at_once) {  // what comes next begins here
+    last_ = now;
+    waited_ = {};
+  } else {
+    waited_ += now - wait_start_;
+  }
 }
 
 void OperationRecorder::keep_event(Clock::time_point begin, Clock::time_point end, std::int64_t layer, Operation operation,
