@@ -25,7 +25,6 @@ using internal::Blocking;
 using internal::ceil_divide;
 using internal::GradientBlocking;
 using internal::kMaxDepth;
-using internal::kMaxGradientDepth;
 using internal::kMaxSumBytes;
 using internal::operand_bytes;
 using internal::round_up;
@@ -44,10 +43,13 @@ ComputeType compute_of(ElementType type) { return type == ElementType::bf16 ? Co
 /// Bytes of one kernel set's scratch, for products whose dimensions are all at most n.
 std::int64_t scratch_bytes(const ProductKernels& kernels, std::int64_t n) {
   const std::int64_t bytes = operand_bytes(kernels.operand);
-  const std::int64_t depth = round_up(std::min(n, kMaxGradientDepth), kernels.step);
+  const std::int64_t depth =
+      round_up(std::min(n, std::max(kernels.max_whole_depth, internal::max_gradient_depth(kernels))), kernels.step);
   const std::int64_t cols = round_up(n, kernels.panel_cols);
   const std::int64_t panel_bytes = depth * kernels.panel_cols * bytes;
-  const std::int64_t a = kernels.tiles_per_pack * kernels.tile_rows * (depth * bytes + kRowPadBytes);
+  const std::int64_t pack_bytes =
+      kernels.tiles_per_pack * (depth / kernels.step * kernels.packed_a_step_stride + kernels.packed_a_gap) * bytes;
+  const std::int64_t a = std::max(pack_bytes, kernels.tile_rows * (depth * bytes + kRowPadBytes));
   const std::int64_t b = std::max(panel_bytes, std::min(kernels.max_b_bytes, depth * cols * bytes));
   const std::int64_t widened = panel_bytes * 4 / bytes;
   const std::int64_t tile = kernels.tile_rows * kernels.panel_cols * 4;
@@ -204,6 +206,7 @@ void product(Exec& exec, ComputeType compute, const ConstMatrix& a, const RightS
             tile.c_stride = sum_stride;
           }
           tile.b = panel + p * panel_bytes;
+          tile.half = 2 * cols <= panel_cols;
           tile.side = &side;
           if (kernels.fetches) {
             // The next tile of A; the next piece of B, a share per tile; and C: what is stored at this call's end or, where
@@ -356,7 +359,10 @@ void matmul_backward_weight(Exec& exec, const ConstMatrix& dy, const ConstMatrix
   ScratchCutter scratch(exec.scratch);
   auto* edge = reinterpret_cast<float*>(scratch.take(tile_rows * panel_cols * 4));
   const std::int64_t pack_rows = kernels.tiles_per_pack * tile_rows;
-  void* packed_a = scratch.take(pack_rows * blocking.depth * bytes);
+  const auto packed_tile_bytes = [&](std::int64_t steps) {
+    return (steps * kernels.packed_a_step_stride + kernels.packed_a_gap) * bytes;
+  };
+  void* packed_a = scratch.take(kernels.tiles_per_pack * packed_tile_bytes(blocking.depth / kernels.step));
   std::byte* packed_b = scratch.take(blocking.panels_per_block * panel_bytes);
 
   // Rows [row_begin, row_end) by one block of columns, over all tokens.
@@ -388,17 +394,37 @@ void matmul_backward_weight(Exec& exec, const ConstMatrix& dy, const ConstMatrix
                           .cols = std::min(pack_rows, row_end - row)},
                          steps * kernels.step, packed_a);
         }
-        MatmulTile tile{.a = at(packed_a, packed * steps * kernels.step * bytes),
+        MatmulTile tile{.a = at(packed_a, packed / tile_rows * packed_tile_bytes(steps)),
                         .a_row_stride = kernels.packed_a_row_stride,
                         .a_step_stride = kernels.packed_a_step_stride,
                         .steps = steps,
                         .rows = std::min(tile_rows, row_end - row),
                         .add = accumulate || piece > 0};
+        // What is packed next, a share of its rows per call until then.
+        const std::int64_t pack_row = row - packed;
+        const std::int64_t calls = ceil_divide(std::min(pack_rows, row_end - pack_row), tile_rows) * panels;
+        const bool next_piece = pack_row + pack_rows >= row_end;
+        const std::int64_t fetch_row = next_piece ? row_begin : pack_row + pack_rows;
+        const std::int64_t fetch_k0 = next_piece ? k0 + k : k0;
+        const std::int64_t fetch_k = std::min(k, tokens - fetch_k0);
         for (std::int64_t p = 0; p < panels; ++p) {
           const std::int64_t col = col_begin + p * panel_cols;
           const std::int64_t cols = std::min(panel_cols, col_end - col);
           float* c = dw + row * x.cols + col;
           tile.b = packed_b + p * panel_bytes;
+          tile.half = 2 * cols <= panel_cols;
+          if (kernels.fetches) {
+            const std::int64_t call = packed / tile_rows * panels + p;
+            const std::int64_t first = fetch_k * call / calls;
+            tile.fetch_a = internal::fetch_block(
+                at(dy.data, ((fetch_k0 + first) * dy.row_stride + fetch_row) * element_bytes), dy.row_stride * element_bytes,
+                fetch_k * (call + 1) / calls - first, std::min(pack_rows, row_end - fetch_row) * element_bytes);
+            tile.fetch_c = p + 1 < panels
+                               ? internal::fetch_block(c + panel_cols, x.cols * 4, tile.rows,
+                                                       std::min(panel_cols, col_end - col - panel_cols) * 4)
+                               : internal::fetch_block(dw + (row + tile.rows) * x.cols + col_begin, x.cols * 4,
+                                                       std::min(tile_rows, row_end - row - tile.rows), panel_cols * 4);
+          }
           if (cols == panel_cols) {
             tile.c = c;
             tile.c_stride = x.cols;

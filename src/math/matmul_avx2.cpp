@@ -15,6 +15,10 @@ struct Lanes {
 
   static V zero() { return _mm256_setzero_ps(); }
   static V load(const float* x) { return _mm256_loadu_ps(x); }
+  static V load_some(const float* x, std::int64_t count) {
+    const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    return _mm256_maskload_ps(x, _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(count)), lane));
+  }
   static void store(float* x, V v) { _mm256_storeu_ps(x, v); }
   static V broadcast(const float* x) { return _mm256_broadcast_ss(x); }
   static V add(V a, V b) { return _mm256_add_ps(a, b); }

@@ -22,7 +22,7 @@ Blocking choose_blocking(const ProductKernels& kernels, std::int64_t rows, std::
                          std::int64_t depth_unit, bool shared) {
   Blocking b;
   if (rows <= 0 || cols <= 0) return b;
-  choose_depth(kernels, k, kMaxDepth, depth_unit, b);
+  choose_depth(kernels, k, k <= kernels.max_whole_depth ? kernels.max_whole_depth : kMaxDepth, depth_unit, b);
   const std::int64_t tiles = ceil_divide(rows, kernels.tile_rows);
   const std::int64_t panels = ceil_divide(cols, kernels.panel_cols);
   const std::int64_t panel_bytes = b.depth * kernels.panel_cols * operand_bytes(kernels.operand);
@@ -50,7 +50,7 @@ Blocking choose_blocking(const ProductKernels& kernels, std::int64_t rows, std::
 GradientBlocking choose_gradient_blocking(const ProductKernels& kernels, std::int64_t rows, std::int64_t cols,
                                           std::int64_t k) {
   Blocking depth;
-  choose_depth(kernels, k, kMaxGradientDepth, 1, depth);
+  choose_depth(kernels, k, max_gradient_depth(kernels), 1, depth);
   GradientBlocking b;
   b.depth = depth.depth;
   b.depths = depth.depths;
@@ -66,7 +66,8 @@ GradientBlocking choose_gradient_blocking(const ProductKernels& kernels, std::in
     most_panels = (b.panels_per_block + 1) / 2;
   }
   const std::int64_t tile_bytes = kernels.tile_rows * b.panels_per_block * kernels.panel_cols * 4;
-  b.tiles_per_strip = std::max<std::int64_t>(1, kMaxGradientBytes / tile_bytes);
+  b.tiles_per_strip = std::max<std::int64_t>(
+      1, (kernels.max_gradient_bytes > 0 ? kernels.max_gradient_bytes : kMaxGradientBytes) / tile_bytes);
   return b;
 }
 

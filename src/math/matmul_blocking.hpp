@@ -37,8 +37,8 @@ struct Blocking {
 };
 
 /// y = x W^T and dx = dy W: C [rows, cols] over a reduction of length k. Pieces of the reduction start at multiples of
-/// `depth_unit` (a power of two up to kMaxDepth). `shared`: more than one thread takes tasks, so there must be enough of them
-/// (how a product is cut into tasks changes no bit).
+/// `depth_unit` (a power of two up to kMaxDepth). `shared`: more than one thread takes tasks, so there must be enough of
+/// them (how a product is cut into tasks changes no bit).
 [[nodiscard]] Blocking choose_blocking(const ProductKernels& kernels, std::int64_t rows, std::int64_t cols, std::int64_t k,
                                        std::int64_t depth_unit = 1, bool shared = true);
 
@@ -53,6 +53,9 @@ struct GradientBlocking {
   std::int64_t row_tiles = 0;
   std::int64_t col_blocks = 0;
 };
+[[nodiscard]] constexpr std::int64_t max_gradient_depth(const ProductKernels& kernels) {
+  return kernels.max_gradient_depth > 0 ? kernels.max_gradient_depth : kMaxGradientDepth;
+}
 [[nodiscard]] GradientBlocking choose_gradient_blocking(const ProductKernels& kernels, std::int64_t rows, std::int64_t cols,
                                                         std::int64_t k);
 

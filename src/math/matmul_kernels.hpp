@@ -44,6 +44,7 @@ struct MatmulTile {
   std::int64_t c_stride = 0;
   std::int64_t rows = 0;  ///< 1 .. tile_rows
   bool add = false;
+  bool half = false;         ///< only the panel's first half matters: the rest of C need not be written
   SideWork* side = nullptr;  ///< may be null; kernels without matrix units leave it alone
   /// Fetched a row at a time, spread over the steps: many at once would keep the tile's own loads waiting.
   MatmulFetch fetch_c = {};  ///< into first-level cache
@@ -83,6 +84,7 @@ struct ProductKernels {
   std::int64_t step = 0;
   std::int64_t packed_a_row_stride = 0;  ///< how pack_a lays a tile out
   std::int64_t packed_a_step_stride = 0;
+  std::int64_t packed_a_gap = 0;  ///< elements between two tiles of a pack
 
   void (*tile)(const MatmulTile& tile) = nullptr;
   bool interleaves = false;  ///< `tile` does side work
@@ -90,6 +92,12 @@ struct ProductKernels {
   /// Most bytes of B that a task reads again for each of its tiles of A: a quarter of a 2 MiB second-level cache. Where more
   /// pays, it is because A is then read fewer times. Re-measure with matmul_bench.
   std::int64_t max_b_bytes = 512 * 1024;
+  /// Reductions up to this length are not cut (longer ones into pieces of at most kMaxDepth).
+  std::int64_t max_whole_depth = 384;
+  /// dW: the longest piece of the reduction, and most bytes of sums that are gone through before the next piece; 0: what
+  /// matmul_blocking.hpp says.
+  std::int64_t max_gradient_depth = 0;
+  std::int64_t max_gradient_bytes = 0;
 
   /// Weights, f32 (rounded to bf16 first where that is the compute type), into one panel of `padded_k` >= k elements depth.
   /// pack_weight_rows: source [k, cols <= panel_cols]. pack_weight_transposed: source [cols, k].
@@ -97,7 +105,7 @@ struct ProductKernels {
   void (*pack_weight_transposed)(const MatmulBlock& source, std::int64_t padded_k, void* panel) = nullptr;
   /// Activations [k, cols <= panel_cols] into one panel.
   void (*pack_b)(const MatmulBlock& source, std::int64_t padded_k, void* panel) = nullptr;
-  /// Activations [k, cols <= tiles_per_pack * tile_rows] transposed into tiles of A, one after the other: row i of a tile is
+  /// Activations [k, cols <= tiles_per_pack * tile_rows] transposed into tiles of A, packed_a_gap apart: row i of a tile is
   /// column i of its part of the source. Rows past cols are undefined; k is padded with zeros.
   void (*pack_a)(const MatmulBlock& source, std::int64_t padded_k, void* tiles) = nullptr;
   /// Several tiles at once read more of each row, and a row of a wide matrix is a page of its own.

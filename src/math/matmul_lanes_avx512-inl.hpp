@@ -8,6 +8,9 @@ struct Lanes {
 
   static V zero() { return _mm512_setzero_ps(); }
   static V load(const float* x) { return _mm512_loadu_ps(x); }
+  static V load_some(const float* x, std::int64_t count) {
+    return _mm512_maskz_loadu_ps(static_cast<__mmask16>((1U << count) - 1U), x);
+  }
   static void store(float* x, V v) { _mm512_storeu_ps(x, v); }
   static V broadcast(const float* x) { return _mm512_set1_ps(*x); }
   static V add(V a, V b) { return _mm512_add_ps(a, b); }

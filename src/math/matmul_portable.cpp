@@ -17,6 +17,11 @@ struct Lanes {
     __builtin_memcpy(&v, x, sizeof v);
     return v;
   }
+  static V load_some(const float* x, std::int64_t count) {
+    V v = zero();
+    for (std::int64_t i = 0; i < count; ++i) v[i] = x[i];
+    return v;
+  }
   static void store(float* x, V v) { __builtin_memcpy(x, &v, sizeof v); }
   static V broadcast(const float* x) { return V{*x, *x, *x, *x}; }
   static V add(V a, V b) { return a + b; }

@@ -2,8 +2,8 @@
 // `struct Lanes` (its vector of floats) in quern's anonymous namespace and then includes this header, so that everything
 // here is compiled with that file's flags and has internal linkage. No include guard on purpose, no standard headers.
 //
-// struct Lanes has: V, kCount, zero, load, store, broadcast, add, fma(a, b, c) = a * b + c, load_bf16, store_bf16 and
-// store_two_bf16 (which round to nearest even).
+// struct Lanes has: V, kCount, zero, load, load_some (the first so many lanes, zeros after them), store, broadcast, add,
+// fma(a, b, c) = a * b + c, load_bf16, store_bf16 and store_two_bf16 (which round to nearest even).
 namespace quern {
 namespace {
 
@@ -45,19 +45,22 @@ struct FusedMultiplyAdd {
 
 constexpr std::int64_t kLineBytes = 64;
 
-/// Fetches one row; returns the next.
+/// Fetches one row, unless none is left; returns the next.
 template <int kLocality>
-const char* fetch_row(const char* row, const MatmulFetch& fetch) {
+const char* fetch_row(const char* row, const MatmulFetch& fetch, std::int64_t& left) {
+  if (left <= 0) return row;
+  --left;
   for (std::int64_t i = 0; i < fetch.lines; ++i) __builtin_prefetch(row + i * kLineBytes, 0, kLocality);
   return row + fetch.stride;
 }
 
-/// kRows x (kVectors * kLanes) sums held in registers. `Step` says what one step of 4 bytes of A does.
-template <class Step, int kRows, int kVectors>
+/// kRows x (kVectors * kLanes) sums held in registers, of a panel of kPanelVectors. `Step` says what one step of 4 bytes of
+/// A does.
+template <class Step, int kRows, int kVectors, int kPanelVectors>
 void tile_rows(const MatmulTile& given) {
   using V = Lanes::V;
-  constexpr std::int64_t kStepBytes = kVectors * kLanes * 4;  // of B
-  constexpr std::int64_t kStepsAhead = 8;                     // B comes from second-level cache
+  constexpr std::int64_t kStepBytes = kPanelVectors * kLanes * 4;  // of B
+  constexpr std::int64_t kStepsAhead = 8;                          // B comes from second-level cache
   constexpr int kBases = (kRows + 2) / 3;  // rows r, r+1, r+2 share a base register; x86 scales the stride by 1 and 2
   const MatmulTile t = given;              // a copy that stores cannot alias
   const std::int64_t row_bytes = t.a_row_stride * Step::kElementBytes;
@@ -94,16 +97,20 @@ void tile_rows(const MatmulTile& given) {
   const char* fetch_a = static_cast<const char*>(t.fetch_a.data);
   const char* fetch_b = static_cast<const char*>(t.fetch_b.data);
   const char* fetch_c = static_cast<const char*>(t.fetch_c.data);
+  std::int64_t left_a = t.fetch_a.rows;
+  std::int64_t left_b = t.fetch_b.rows;
+  std::int64_t left_c = t.fetch_c.rows;
   for (std::int64_t left = t.steps; left > 0; left -= stretch) {
-    fetch_c = fetch_row<3>(fetch_c, t.fetch_c);
-    fetch_a = fetch_row<2>(fetch_a, t.fetch_a);
-    fetch_b = fetch_row<2>(fetch_b, t.fetch_b);
+    fetch_c = fetch_row<3>(fetch_c, t.fetch_c, left_c);
+    fetch_a = fetch_row<2>(fetch_a, t.fetch_a, left_a);
+    fetch_b = fetch_row<2>(fetch_b, t.fetch_b, left_b);
     for (std::int64_t s = smaller(stretch, left); s > 0; --s) {
       V bv[kVectors];
 #pragma GCC unroll 4
       for (int v = 0; v < kVectors; ++v) bv[v] = Step::load_b(b + v * kLanes * 4);
 #pragma GCC unroll 4
-      for (std::int64_t i = 0; i < kStepBytes; i += kLineBytes) __builtin_prefetch(b + kStepsAhead * kStepBytes + i);
+      for (std::int64_t i = 0; i < kVectors * kLanes * 4; i += kLineBytes)
+        __builtin_prefetch(b + kStepsAhead * kStepBytes + i);
 #pragma GCC unroll 16
       for (int r = 0; r < kRows; ++r) {
         const V av = Step::broadcast_a(a[r / 3] + (r % 3) * row_bytes);
@@ -131,7 +138,13 @@ void tile(const MatmulTile& t) {
       return;
     }
   }
-  tile_rows<Step, kRows, kVectors>(t);
+  if constexpr (kVectors % 2 == 0) {
+    if (t.half) {
+      tile_rows<Step, kRows, kVectors / 2, kVectors>(t);
+      return;
+    }
+  }
+  tile_rows<Step, kRows, kVectors, kVectors>(t);
 }
 
 // --- Packing ---------------------------------------------------------------------------------------------------------
@@ -160,31 +173,41 @@ void pack_rows(const MatmulBlock& source, std::int64_t padded_k, void* out) {
   }
 }
 
-/// Row-major [k, cols] into tiles [ceil(cols / kRows)][padded_k][kRows].
+/// Rows of a packed tile of kRows rows: whole vectors, so that every store is one and straddles no cache line.
+template <std::int64_t kRows>
+constexpr std::int64_t kPackedRows = (kRows + kLanes - 1) / kLanes* kLanes;
+/// Between packed tiles: one more cache line, so that their starts do not share cache sets.
+constexpr std::int64_t kPackedGap = 16;
+
+/// Row-major [k, cols] into tiles [ceil(cols / kRows)][padded_k][kPackedRows], kPackedGap apart.
 template <class T, std::int64_t kRows>
 void pack_tiles(const MatmulBlock& source, std::int64_t padded_k, void* out) {
-  constexpr std::int64_t kRowsAhead = 24;
-  const std::int64_t tile_floats = padded_k * kRows;
-  const std::int64_t whole = source.cols / kRows;
-  const std::int64_t rest = source.cols % kRows;
+  constexpr std::int64_t kStride = kPackedRows<kRows>;
+  const std::int64_t tile_floats = padded_k * kStride + kPackedGap;
+  const std::int64_t tiles = (source.cols + kRows - 1) / kRows;
+  // Tiles of whole vectors: the last of them reads columns of the next tile.
+  const std::int64_t whole = source.cols < kStride ? 0 : (source.cols - kStride) / kRows + 1;
   for (std::int64_t k = 0; k < padded_k; ++k) {
-    float* to = static_cast<float*>(out) + k * kRows;
+    float* to = static_cast<float*>(out) + k * kStride;
     if (k >= source.rows) {
-      for (std::int64_t t = 0; t * kRows < source.cols; ++t, to += tile_floats) {
-        for (std::int64_t i = 0; i < kRows; ++i) to[i] = 0.0F;
+      for (std::int64_t t = 0; t < tiles; ++t, to += tile_floats) {
+        for (std::int64_t i = 0; i < kStride; i += kLanes) Lanes::store(to + i, Lanes::zero());
       }
       continue;
     }
     const T* row = static_cast<const T*>(source.data) + k * source.stride;
     for (std::int64_t t = 0; t < whole; ++t, to += tile_floats, row += kRows) {
-      if (k + kRowsAhead < source.rows) __builtin_prefetch(row + kRowsAhead * source.stride);
-      if constexpr (__is_same(T, float)) {
-        __builtin_memcpy(to, row, kRows * sizeof(float));
+#pragma GCC unroll 4
+      for (std::int64_t i = 0; i < kStride; i += kLanes) Lanes::store(to + i, load_lanes(row + i));
+    }
+    for (std::int64_t t = whole; t < tiles; ++t, to += tile_floats, row += kRows) {
+      const std::int64_t cols = smaller(kRows, source.cols - t * kRows);
+      if constexpr (__is_same(T, float) && kStride == kLanes) {
+        Lanes::store(to, Lanes::load_some(row, cols));
       } else {
-        for (std::int64_t i = 0; i < kRows; ++i) to[i] = to_float(row[i]);
+        for (std::int64_t i = 0; i < cols; ++i) to[i] = to_float(row[i]);
       }
     }
-    for (std::int64_t i = 0; i < rest; ++i) to[i] = to_float(row[i]);
   }
 }
 
@@ -344,6 +367,10 @@ double register_chains(std::int64_t iterations, double flops_per_lane) {
 /// 512 columns of B at the longest piece of the reduction: then A, which comes from memory, is read once for widths up to
 /// that.
 constexpr std::int64_t kMaxBBytes = 768 * 1024;
+/// Short pieces leave room for more columns in those bytes, so that dy is packed fewer times; and sums are fetched, so they
+/// may come from beyond second-level cache, and x is packed fewer times.
+constexpr std::int64_t kMaxGradientDepth = 256;
+constexpr std::int64_t kMaxGradientBytes = 4 * 1024 * 1024;
 /// Seven cache lines of a row (AVX-512).
 constexpr std::int64_t kTilesPerPack = 8;
 
@@ -357,10 +384,14 @@ constexpr ProductKernels f32_operand_products() {
   p.panel_cols = kPanel;
   p.step = 1;
   p.packed_a_row_stride = 1;
-  p.packed_a_step_stride = kRows;
+  p.packed_a_step_stride = kPackedRows<kRows>;
+  p.packed_a_gap = kPackedGap;
   p.tile = tile<FusedMultiplyAdd, kRows, kVectors>;
   p.fetches = true;
   p.max_b_bytes = kMaxBBytes;
+  p.max_whole_depth = 512;
+  p.max_gradient_depth = kMaxGradientDepth;
+  p.max_gradient_bytes = kMaxGradientBytes;
   p.pack_weight_rows = pack_rows<float, kRound, kPanel>;
   p.pack_weight_transposed = pack_transposed<float, kRound, kPanel>;
   p.pack_b = pack_rows<T, false, kPanel>;
