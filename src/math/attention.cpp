@@ -72,6 +72,14 @@ class TaskCursor {
   int class_ = 0;
 };
 
+/// What this thread likely computes after task `index`: threads take tasks in turns.
+AttentionTaskAhead task_ahead(TaskCursor& cursor, const TeamMember& member, std::int64_t index, std::int64_t chunk_rows) {
+  const std::int64_t next = index + member.count();
+  if (next >= cursor.tasks()) return {};
+  const TaskCursor::Place place = cursor.find(next);
+  return {place.sequence, place.kv_head, place.chunk * chunk_rows};
+}
+
 template <class T>
 constexpr ElementType kElement = ElementType::f32;
 template <>
@@ -101,6 +109,7 @@ void attention_forward(Exec& exec, const AttentionShape& shape, std::span<const 
                        const DropoutMask& dropout) {
   const std::int64_t chunk = queries_per_task(shape);
   TaskCursor cursor(sequences, shape.kv_heads, chunk);
+  TaskCursor ahead = cursor;
   const AttentionKernels& kernels = *exec.backend.kernels->attention;
   exec.member.for_each(cursor.tasks(), [&](std::int64_t index) {
     const TaskCursor::Place place = cursor.find(index);
@@ -121,6 +130,7 @@ void attention_forward(Exec& exec, const AttentionShape& shape, std::span<const 
     task.out_stride = out.row_stride;
     task.lse = lse;
     task.scratch = exec.scratch.data();
+    task.ahead = task_ahead(ahead, exec.member, index, chunk);
     if constexpr (kElement<T> == ElementType::f32) {
       kernels.forward_f32(task);
     } else {
@@ -135,6 +145,7 @@ void attention_backward(Exec& exec, const AttentionShape& shape, std::span<const
                         const AttentionRows<const T>& dout, const float* lse, const AttentionRows<T>& dq,
                         const AttentionRows<T>& dk, const AttentionRows<T>& dv, const DropoutMask& dropout) {
   TaskCursor cursor(sequences, shape.kv_heads, 0);
+  TaskCursor ahead = cursor;
   const AttentionKernels& kernels = *exec.backend.kernels->attention;
   exec.member.for_each(cursor.tasks(), [&](std::int64_t index) {
     const TaskCursor::Place place = cursor.find(index);
@@ -160,6 +171,7 @@ void attention_backward(Exec& exec, const AttentionShape& shape, std::span<const
     task.dv = dv.data;
     task.dv_stride = dv.row_stride;
     task.scratch = exec.scratch.data();
+    task.ahead = task_ahead(ahead, exec.member, index, 0);
     if constexpr (kElement<T> == ElementType::f32) {
       kernels.backward_f32(task);
     } else {

@@ -27,10 +27,11 @@ HWY_INLINE void kept_rows(const DropoutBlock& block, std::int32_t threshold, std
 template <bool kMasked, bool kDropout>
 HWY_INLINE void gradient_strip(const ScoreRule& rule, const RowState& rows, const KeyRange& range, std::int64_t base,
                                const float* const* scores, const float* const* dp, std::uint16_t* p, std::uint16_t* ds,
-                               std::uint32_t* pairs) {
+                               std::uint32_t* pairs, RowsAhead& rows_ahead) {
   const DF df;
   const GradientLanes<true, kMasked, kDropout> lanes[2] = {{rule, rows, 0}, {rule, rows, kTileGroup}};
   for (std::int64_t k = range.begin; k < range.end; k += 8) {
+    rows_ahead.advance();
     std::uint16_t kept[2][8];
     if constexpr (kDropout) {
       const auto columns = static_cast<std::uint32_t>((base + k) / 8);
@@ -111,6 +112,8 @@ void backward_tiles(const AttentionBackwardTask& task) {
   const VirtualRows<const bf16> dout = rows_of(task.dout, task.dout_stride);
   const VirtualRows<bf16> dq{static_cast<bf16*>(task.dq) + sequence.first_row * task.dq_stride + first_head * head_dim,
                              task.dq_stride, group, head_dim};
+  bf16* dk = static_cast<bf16*>(task.dk) + sequence.first_row * task.dk_stride + task.kv_head * head_dim;
+  bf16* dv = static_cast<bf16*>(task.dv) + sequence.first_row * task.dv_stride + task.kv_head * head_dim;
   const float* lse = task.lse + sequence.first_row * shape.heads + first_head;
 
   for (std::int64_t base = 0; base < keys; base += kKeyBlock) {
@@ -149,7 +152,33 @@ void backward_tiles(const AttentionBackwardTask& task) {
 
     const std::int64_t first_base = rows.low[0] / kKeyBlock * kKeyBlock;
     const std::int64_t end = rows.high[chunk_rows - 1] + 1;
-    // Strips that were given sums: of the block of keys they see first, they start.
+    RowsAhead rows_ahead;
+    rows_ahead.add(dq, chunk, chunk_rows);
+    if (chunk + kTileChunk < count) {
+      for (const VirtualRows<const bf16>& x : {q, dout, out}) {
+        rows_ahead.add(x, chunk + kTileChunk, min_of(count - chunk - kTileChunk, kTileChunk));
+      }
+    } else {
+      rows_ahead.add(dk, task.dk_stride * 2, keys, head_dim * 2);
+      rows_ahead.add(dv, task.dv_stride * 2, keys, head_dim * 2);
+      if (task.ahead.sequence != nullptr) {
+        const AttentionSequence& next = *task.ahead.sequence;
+        const std::int64_t offset = task.ahead.kv_head * group * head_dim;
+        rows_ahead.add(static_cast<const bf16*>(task.q) + next.first_row * task.q_stride + offset, task.q_stride * 2,
+                       next.rows, group * head_dim * 2);
+        rows_ahead.add(static_cast<const bf16*>(task.dout) + next.first_row * task.dout_stride + offset,
+                       task.dout_stride * 2, next.rows, group * head_dim * 2);
+        rows_ahead.add(static_cast<const bf16*>(task.out) + next.first_row * task.out_stride + offset, task.out_stride * 2,
+                       next.rows, group * head_dim * 2);
+        rows_ahead.add(next.kv, shape, 0, task.ahead.kv_head);
+      }
+    }
+    std::int64_t steps = 0;
+    for (std::int64_t s = 0; s < strips; ++s) {
+      const std::int64_t last = min_of((s + 1) * kStrip, chunk_rows) - 1;
+      steps += (rows.high[last] - rows.low[s * kStrip]) / 8 + 1;
+    }
+    rows_ahead.spread(steps);
     for (std::int64_t base = first_base; base < end; base += kKeyBlock) {
       const std::uint16_t* block_keys = scratch.keys + base * head;
       const std::uint16_t* block_values = scratch.values + base * head;
@@ -192,14 +221,14 @@ void backward_tiles(const AttentionBackwardTask& task) {
         }
         if (range.masked) {
           if (rule.dropout) {
-            gradient_strip<true, true>(rule, strip_rows, range, base, scores, dp, p, ds, scratch.ds_pairs);
+            gradient_strip<true, true>(rule, strip_rows, range, base, scores, dp, p, ds, scratch.ds_pairs, rows_ahead);
           } else {
-            gradient_strip<true, false>(rule, strip_rows, range, base, scores, dp, p, ds, scratch.ds_pairs);
+            gradient_strip<true, false>(rule, strip_rows, range, base, scores, dp, p, ds, scratch.ds_pairs, rows_ahead);
           }
         } else if (rule.dropout) {
-          gradient_strip<false, true>(rule, strip_rows, range, base, scores, dp, p, ds, scratch.ds_pairs);
+          gradient_strip<false, true>(rule, strip_rows, range, base, scores, dp, p, ds, scratch.ds_pairs, rows_ahead);
         } else {
-          gradient_strip<false, false>(rule, strip_rows, range, base, scores, dp, p, ds, scratch.ds_pairs);
+          gradient_strip<false, false>(rule, strip_rows, range, base, scores, dp, p, ds, scratch.ds_pairs, rows_ahead);
         }
         const std::int64_t k0 = range.begin / kTileDepth * kTileDepth;
         const std::int64_t k1 = round_up(range.end, kTileDepth);
@@ -252,8 +281,6 @@ void backward_tiles(const AttentionBackwardTask& task) {
   }
   end_tiles();
 
-  bf16* dk = static_cast<bf16*>(task.dk) + sequence.first_row * task.dk_stride + task.kv_head * head_dim;
-  bf16* dv = static_cast<bf16*>(task.dv) + sequence.first_row * task.dv_stride + task.kv_head * head_dim;
   for (std::int64_t k = 0; k < sequence.rows; ++k) {
     write_halves(scratch.dk + k * head, head_dim, shape.scale, dk + k * task.dk_stride);
     write_halves(scratch.dv + k * head, head_dim, 1.0F, dv + k * task.dv_stride);

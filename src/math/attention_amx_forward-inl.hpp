@@ -76,6 +76,22 @@ void forward_tiles(const AttentionForwardTask& task) {
                     scratch.queries + first * head / 2);
   }
 
+  RowsAhead rows_ahead;
+  if (task.ahead.sequence != nullptr) {
+    const AttentionSequence& next = *task.ahead.sequence;
+    const bool same_keys = &next == &sequence && task.ahead.kv_head == task.kv_head;
+    const std::int64_t row = next.first_row + task.ahead.first_query;
+    rows_ahead.add(static_cast<const bf16*>(task.q) + row * task.q_stride + task.ahead.kv_head * group * head_dim,
+                   task.q_stride * 2, next.rows - task.ahead.first_query, group * head_dim * 2);
+    if (!same_keys) rows_ahead.add(next.kv, shape, next.first_position + task.ahead.first_query, task.ahead.kv_head);
+  }
+  std::int64_t steps = 0;
+  for (std::int64_t g = 0; g < groups; ++g) {
+    const std::int64_t last = min_of((g + 1) * kTileGroup, count) - 1;
+    steps += scratch.rows.high[last] / kKeyBlock - scratch.rows.low[g * kTileGroup] / kKeyBlock + 1;
+  }
+  rows_ahead.spread(steps);
+
   begin_tiles();
   const std::int64_t last_key = scratch.rows.high[count - 1];
   for (std::int64_t base = scratch.rows.low[0] / kKeyBlock * kKeyBlock; base <= last_key; base += kKeyBlock) {
@@ -115,8 +131,12 @@ void forward_tiles(const AttentionForwardTask& task) {
       const bool more = next_range.begin != next_range.end;
       if (more) issue_scores(g + 1, next_range);
       order_memory();
+      rows_ahead.advance();
 
       const RowState rows = rows_at(scratch.rows, g * kTileGroup);
+      const std::int64_t group_rows = min_of(count - g * kTileGroup, kTileGroup);
+      const bool last = base + kKeyBlock > rows.high[group_rows - 1];
+      if (last) prefetch_rows(out, g * kTileGroup, group_rows);
       const std::int64_t k0 = range.begin / kTileDepth * kTileDepth;
       const std::int64_t k1 = round_up(range.end, kTileDepth);
       softmax_rows<TileProducts>(rule, rows, range, base, 0, scratch.scores[g % 2], scratch.factor, scratch.weights);
@@ -136,8 +156,7 @@ void forward_tiles(const AttentionForwardTask& task) {
       }
       multiply_column(head / kTileRows, (k1 - k0) / kTileDepth, scratch.values + k0, kKeyBlock,
                       scratch.weights + k0 / 2 * kTileGroup, sums, !first);
-      const std::int64_t group_rows = min_of(count - g * kTileGroup, kTileGroup);
-      if (base + kKeyBlock > rows.high[group_rows - 1]) {
+      if (last) {
         order_memory();
         write_group(task, rows, out, sums, g * kTileGroup, group_rows, scratch.factor);
       }

@@ -60,6 +60,13 @@ struct AttentionRows {
 /// block of keys costs little beside using it, small enough that two threads share one sequence of 512.
 inline constexpr std::int64_t kAttentionTaskRows = 256;
 
+/// The task that a thread likely computes after this one: its rows are fetched meanwhile. Nothing else depends on it.
+struct AttentionTaskAhead {
+  const AttentionSequence* sequence = nullptr;  ///< null: none
+  std::int64_t kv_head = 0;
+  std::int64_t first_query = 0;
+};
+
 /// What one call of a forward kernel computes: the query heads of one KV head, for query rows first_query ..
 /// first_query + queries - 1 of one sequence. Data pointers are those of the whole batch's row 0 (elements of the kernel's
 /// T).
@@ -76,6 +83,7 @@ struct AttentionForwardTask {
   std::int64_t out_stride = 0;
   float* lse = nullptr;          ///< [batch rows, heads], or null
   std::byte* scratch = nullptr;  ///< attention_scratch_bytes, aligned to 64
+  AttentionTaskAhead ahead;
 };
 
 /// What one call of a backward kernel computes: dk and dv of one KV head, dq of its query heads, for one sequence.
@@ -98,6 +106,7 @@ struct AttentionBackwardTask {
   void* dv = nullptr;
   std::int64_t dv_stride = 0;
   std::byte* scratch = nullptr;
+  AttentionTaskAhead ahead;
 };
 
 struct AttentionKernels {

@@ -63,6 +63,65 @@ HWY_INLINE void prefetch_rows(const KvRows& rows, std::int64_t count, std::int64
   prefetch_rows(rows.data, rows.stride, count, head_dim / format.block_elements * format.block_bytes);
 }
 
+/// Rows that are fetched into the second-level cache little by little, while something else is computed. Rows of one head
+/// lie far apart, which hides them from hardware prefetchers.
+class RowsAhead {
+ public:
+  /// At most this many rows of each kind: what one task of training at moderate lengths reads.
+  static constexpr std::int64_t kRows = 256;
+
+  void add(const void* data, std::int64_t stride_bytes, std::int64_t rows, std::int64_t bytes) {
+    if (rows <= 0) return;
+    kinds_[count_++] = {static_cast<const std::byte*>(data), stride_bytes, min_of(rows, kRows), bytes};
+    longest_ = max_of(longest_, min_of(rows, kRows));
+  }
+  /// Virtual rows first .. first+count-1: a group's heads lie together.
+  template <class T>
+  void add(const VirtualRows<T>& rows, std::int64_t first, std::int64_t count) {
+    add(rows.at(first / rows.group * rows.group), rows.stride * static_cast<std::int64_t>(sizeof(T)),
+        round_up(count, rows.group) / rows.group, rows.group * rows.head_dim * static_cast<std::int64_t>(sizeof(T)));
+  }
+  /// Keys and values that position `position` sees first, within one page.
+  void add(const KvView& kv, const AttentionShape& shape, std::int64_t position, std::int64_t kv_head) {
+    const std::int64_t base = shape.window > 0 ? max_of(0, position - shape.window + 1) / kKeyBlock * kKeyBlock : 0;
+    const std::int64_t rows = min_of(kv.length - base, kv.page_tokens - base % kv.page_tokens);
+    const KvFormat format = kv_format(kv.type);
+    const std::int64_t bytes = shape.head_dim / format.block_elements * format.block_bytes;
+    for (const KvRows& from : {key_rows(kv, base, kv_head), value_rows(kv, base, kv_head)}) {
+      add(from.data, from.stride, rows, bytes);
+    }
+  }
+  /// Spreads what was added over this many calls of advance().
+  void spread(std::int64_t steps) { parts_per_step_ = (longest_ * kParts + steps - 1) / max_of(steps, 1); }
+  HWY_INLINE void advance() {
+    parts_ += parts_per_step_;
+    const std::int64_t end = min_of(parts_ / kParts, longest_);
+    for (; next_ < end; ++next_) {
+      for (int i = 0; i < count_; ++i) {
+        const Kind& kind = kinds_[i];
+        if (next_ >= kind.rows) continue;
+        const std::byte* row = kind.data + next_ * kind.stride;
+        for (std::int64_t b = 0; b < kind.bytes; b += 64) __builtin_prefetch(row + b, 0, 2);
+      }
+    }
+  }
+
+ private:
+  struct Kind {
+    const std::byte* data;
+    std::int64_t stride;
+    std::int64_t rows;
+    std::int64_t bytes;
+  };
+  Kind kinds_[8];
+  int count_ = 0;
+  std::int64_t longest_ = 0;
+  static constexpr std::int64_t kParts = 256;  ///< of a row
+  std::int64_t parts_per_step_ = 0;
+  std::int64_t parts_ = 0;
+  std::int64_t next_ = 0;
+};
+
 HWY_INLINE RowState rows_at(const RowState& rows, std::int64_t offset) {
   return {rows.m + offset, rows.l + offset, rows.low + offset, rows.high + offset, rows.mask_row + offset};
 }
