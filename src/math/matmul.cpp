@@ -34,6 +34,9 @@ using internal::TileFinisher;
 /// Copied tiles of A have rows this many bytes longer than needed, so that rows do not share cache sets.
 constexpr std::int64_t kRowPadBytes = 64;
 
+/// dW reads panels in place from rows of up to this many bytes. Re-measure with matmul_peers_bench.
+constexpr std::int64_t kMaxInPlaceRowBytes = 1024;
+
 const ProductKernels& product_kernels(const Backend& backend, ComputeType compute) {
   return compute == ComputeType::bf16 ? backend.kernels->matmul->b16 : backend.kernels->matmul->f32;
 }
@@ -209,8 +212,7 @@ void product(Exec& exec, ComputeType compute, const ConstMatrix& a, const RightS
           tile.half = 2 * cols <= panel_cols;
           tile.side = &side;
           if (kernels.fetches) {
-            // The next tile of A; the next piece of B, a share per tile; and C: what is stored at this call's end or, where
-            // sums are added to, what the next call begins with.
+            // The next tile of A; the next piece of B, a share per tile; and the next call's C.
             const auto out_tile = [&](std::int64_t tile_row, std::int64_t tile_col, std::int64_t rows) {
               return internal::fetch_block(
                   at(static_cast<const void*>(out.data), (tile_row * out.row_stride + tile_col) * out_bytes),
@@ -223,11 +225,9 @@ void product(Exec& exec, ComputeType compute, const ConstMatrix& a, const RightS
                                                  std::min(blocking.depth, k_total - k0 - k) * panel_cols * bytes,
                                                  (row - row_begin) / kernels.tile_rows, row_tiles);
             }
-            if (in_place && piece > 0) {
+            if (in_place || piece + 1 == blocking.depths) {
               tile.fetch_c = p + 1 < panels ? out_tile(row, col + panel_cols, tile.rows)
                                             : out_tile(row + tile.rows, col_begin, next_rows);
-            } else if (in_place || piece + 1 == blocking.depths) {
-              tile.fetch_c = out_tile(row, col, tile.rows);
             }
           }
           kernels.tile(tile);
@@ -370,13 +370,17 @@ void matmul_backward_weight(Exec& exec, const ConstMatrix& dy, const ConstMatrix
     const std::int64_t col_begin = col_block * blocking.panels_per_block * panel_cols;
     const std::int64_t col_end = std::min(x.cols, col_begin + blocking.panels_per_block * panel_cols);
     const std::int64_t panels = ceil_divide(col_end - col_begin, panel_cols);
+    // Whole panels of x are read where they lie if its rows are short. (Rows of longer ones share cache sets.)
+    const bool in_place = kernels.strides_b && x.row_stride * element_bytes <= kMaxInPlaceRowBytes &&
+                          x.row_stride * element_bytes % 64 == 0 && reinterpret_cast<std::uintptr_t>(x.data) % 64 == 0;
+    const std::int64_t in_place_panels = in_place ? (col_end - col_begin) / panel_cols : 0;
     const bool sums_bias = dbias != nullptr && col_block == 0;
     if (sums_bias && !accumulate) std::fill(dbias + row_begin, dbias + row_end, 0.0F);
     for (std::int64_t piece = 0; piece < blocking.depths; ++piece) {
       const std::int64_t k0 = piece * blocking.depth;
       const std::int64_t k = std::min(blocking.depth, tokens - k0);
       const std::int64_t steps = ceil_divide(k, kernels.step);
-      for (std::int64_t p = 0; p < panels; ++p) {
+      for (std::int64_t p = in_place_panels; p < panels; ++p) {
         const std::int64_t col = col_begin + p * panel_cols;
         kernels.pack_b({.data = at(x.data, (k0 * x.row_stride + col) * element_bytes),
                         .stride = x.row_stride,
@@ -411,7 +415,9 @@ void matmul_backward_weight(Exec& exec, const ConstMatrix& dy, const ConstMatrix
           const std::int64_t col = col_begin + p * panel_cols;
           const std::int64_t cols = std::min(panel_cols, col_end - col);
           float* c = dw + row * x.cols + col;
-          tile.b = packed_b + p * panel_bytes;
+          const bool in_place_panel = p < in_place_panels;
+          tile.b = in_place_panel ? at(x.data, (k0 * x.row_stride + col) * element_bytes) : packed_b + p * panel_bytes;
+          tile.b_step_stride = in_place_panel ? x.row_stride : 0;
           tile.half = 2 * cols <= panel_cols;
           if (kernels.fetches) {
             const std::int64_t call = packed / tile_rows * panels + p;

@@ -39,6 +39,7 @@ struct MatmulTile {
   std::int64_t a_row_stride = 0;   ///< elements from a row to the next
   std::int64_t a_step_stride = 0;  ///< elements from a step to the next; inside a step elements are contiguous
   const void* b = nullptr;         ///< the panel, at the first step
+  std::int64_t b_step_stride = 0;  ///< elements from a step to the next; 0: those of a panel follow each other
   std::int64_t steps = 0;          ///< 0: C = 0, or unchanged where `add`
   float* c = nullptr;              ///< all panel_cols columns of each row are written
   std::int64_t c_stride = 0;
@@ -47,7 +48,7 @@ struct MatmulTile {
   bool half = false;         ///< only the panel's first half matters: the rest of C need not be written
   SideWork* side = nullptr;  ///< may be null; kernels without matrix units leave it alone
   /// Fetched a row at a time, spread over the steps: many at once would keep the tile's own loads waiting.
-  MatmulFetch fetch_c = {};  ///< into first-level cache
+  MatmulFetch fetch_c = {};  ///< into first-level cache, to be written
   MatmulFetch fetch_a = {};  ///< into second-level cache
   MatmulFetch fetch_b = {};  ///< into second-level cache
 };
@@ -88,6 +89,7 @@ struct ProductKernels {
 
   void (*tile)(const MatmulTile& tile) = nullptr;
   bool interleaves = false;  ///< `tile` does side work
+  bool strides_b = false;    ///< `tile` knows b_step_stride, so that panels of activations need no packing
   bool fetches = false;      ///< `tile` does what fetch_a, fetch_b and fetch_c say
   /// Most bytes of B that a task reads again for each of its tiles of A: a quarter of a 2 MiB second-level cache. Where more
   /// pays, it is because A is then read fewer times. Re-measure with matmul_bench.

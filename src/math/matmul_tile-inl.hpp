@@ -45,26 +45,37 @@ struct FusedMultiplyAdd {
 
 constexpr std::int64_t kLineBytes = 64;
 
+/// To be read, into second-level cache.
+inline void fetch_far(const char* line) { __builtin_prefetch(line, 0, 2); }
+/// To be written, into first-level cache: taken from another core that holds it. (The builtin needs a flag to say so.)
+inline void fetch_owned(const char* line) {
+#if defined(__x86_64__)
+  asm volatile("prefetchw %0" : : "m"(*line));
+#else
+  __builtin_prefetch(line, 1, 3);
+#endif
+}
+
 /// Fetches one row, unless none is left; returns the next.
-template <int kLocality>
-const char* fetch_row(const char* row, const MatmulFetch& fetch, std::int64_t& left) {
+template <void (*kFetch)(const char*)>
+inline const char* fetch_row(const char* row, const MatmulFetch& fetch, std::int64_t& left) {
   if (left <= 0) return row;
   --left;
-  for (std::int64_t i = 0; i < fetch.lines; ++i) __builtin_prefetch(row + i * kLineBytes, 0, kLocality);
+  for (std::int64_t i = 0; i < fetch.lines; ++i) kFetch(row + i * kLineBytes);
   return row + fetch.stride;
 }
 
 /// kRows x (kVectors * kLanes) sums held in registers, of a panel of kPanelVectors. `Step` says what one step of 4 bytes of
 /// A does.
-template <class Step, int kRows, int kVectors, int kPanelVectors>
+template <class Step, int kRows, int kVectors, int kPanelVectors, bool kStridesB>
 void tile_rows(const MatmulTile& given) {
   using V = Lanes::V;
-  constexpr std::int64_t kStepBytes = kPanelVectors * kLanes * 4;  // of B
-  constexpr std::int64_t kStepsAhead = 8;                          // B comes from second-level cache
+  constexpr std::int64_t kStepsAhead = 8;  // B comes from second-level cache
   constexpr int kBases = (kRows + 2) / 3;  // rows r, r+1, r+2 share a base register; x86 scales the stride by 1 and 2
   const MatmulTile t = given;              // a copy that stores cannot alias
   const std::int64_t row_bytes = t.a_row_stride * Step::kElementBytes;
   const std::int64_t step_bytes = t.a_step_stride * Step::kElementBytes;
+  const std::int64_t b_step_bytes = (kStridesB ? t.b_step_stride : kPanelVectors * kLanes) * 4;
   const char* a[kBases];
   a[0] = static_cast<const char*>(t.a);
 #pragma GCC unroll 8
@@ -101,16 +112,16 @@ void tile_rows(const MatmulTile& given) {
   std::int64_t left_b = t.fetch_b.rows;
   std::int64_t left_c = t.fetch_c.rows;
   for (std::int64_t left = t.steps; left > 0; left -= stretch) {
-    fetch_c = fetch_row<3>(fetch_c, t.fetch_c, left_c);
-    fetch_a = fetch_row<2>(fetch_a, t.fetch_a, left_a);
-    fetch_b = fetch_row<2>(fetch_b, t.fetch_b, left_b);
+    fetch_c = fetch_row<fetch_owned>(fetch_c, t.fetch_c, left_c);
+    fetch_a = fetch_row<fetch_far>(fetch_a, t.fetch_a, left_a);
+    fetch_b = fetch_row<fetch_far>(fetch_b, t.fetch_b, left_b);
     for (std::int64_t s = smaller(stretch, left); s > 0; --s) {
       V bv[kVectors];
 #pragma GCC unroll 4
       for (int v = 0; v < kVectors; ++v) bv[v] = Step::load_b(b + v * kLanes * 4);
 #pragma GCC unroll 4
       for (std::int64_t i = 0; i < kVectors * kLanes * 4; i += kLineBytes)
-        __builtin_prefetch(b + kStepsAhead * kStepBytes + i);
+        __builtin_prefetch(b + kStepsAhead * b_step_bytes + i);
 #pragma GCC unroll 16
       for (int r = 0; r < kRows; ++r) {
         const V av = Step::broadcast_a(a[r / 3] + (r % 3) * row_bytes);
@@ -119,7 +130,7 @@ void tile_rows(const MatmulTile& given) {
       }
 #pragma GCC unroll 8
       for (int i = 0; i < kBases; ++i) a[i] += step_bytes;
-      b += kStepBytes;
+      b += b_step_bytes;
     }
   }
   float* c = t.c;
@@ -140,11 +151,15 @@ void tile(const MatmulTile& t) {
   }
   if constexpr (kVectors % 2 == 0) {
     if (t.half) {
-      tile_rows<Step, kRows, kVectors / 2, kVectors>(t);
+      tile_rows<Step, kRows, kVectors / 2, kVectors, false>(t);
       return;
     }
   }
-  tile_rows<Step, kRows, kVectors, kVectors>(t);
+  if (t.b_step_stride != 0) {
+    tile_rows<Step, kRows, kVectors, kVectors, true>(t);
+  } else {
+    tile_rows<Step, kRows, kVectors, kVectors, false>(t);
+  }
 }
 
 // --- Packing ---------------------------------------------------------------------------------------------------------
@@ -387,6 +402,7 @@ constexpr ProductKernels f32_operand_products() {
   p.packed_a_step_stride = kPackedRows<kRows>;
   p.packed_a_gap = kPackedGap;
   p.tile = tile<FusedMultiplyAdd, kRows, kVectors>;
+  p.strides_b = __is_same(T, float);
   p.fetches = true;
   p.max_b_bytes = kMaxBBytes;
   p.max_whole_depth = 512;
