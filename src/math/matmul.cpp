@@ -56,7 +56,7 @@ std::int64_t scratch_bytes(const ProductKernels& kernels, std::int64_t n) {
   const std::int64_t b = std::max(panel_bytes, std::min(kernels.max_b_bytes, depth * cols * bytes));
   const std::int64_t widened = panel_bytes * 4 / bytes;
   const std::int64_t tile = kernels.tile_rows * kernels.panel_cols * 4;
-  const std::int64_t sums = std::max(2 * tile, std::min(kMaxSumBytes, round_up(n, kernels.tile_rows) * cols * 4));
+  const std::int64_t sums = std::max(tile, std::min(kMaxSumBytes, round_up(n, kernels.tile_rows) * cols * 4));
   return a + b + widened + sums + tile + 5 * static_cast<std::int64_t>(kBufferAlignment);
 }
 
@@ -134,17 +134,17 @@ void product(Exec& exec, ComputeType compute, const ConstMatrix& a, const RightS
 
   ScratchCutter scratch(exec.scratch);
   const bool keeps_sums = blocking.depths > 1;
-  const std::int64_t tile_floats = kernels.tile_rows * panel_cols;
-  const std::int64_t sum_stride = keeps_sums ? block_cols : panel_cols;
+  // Sums of a row of tiles are stored together where the kernel says so: whole rows of memory then follow each other.
+  const bool by_rows = keeps_sums || kernels.finishes_rows;
+  const std::int64_t sum_stride = by_rows ? block_cols : panel_cols;
   auto* sums = reinterpret_cast<float*>(
-      scratch.take(4 * (keeps_sums ? blocking.tiles_per_block * kernels.tile_rows * block_cols : 2 * tile_floats)));
-  auto* activated = reinterpret_cast<float*>(scratch.take(4 * tile_floats));
+      scratch.take(4 * (keeps_sums ? blocking.tiles_per_block : 1) * kernels.tile_rows * sum_stride));
   const std::int64_t copy_stride = blocking.depth + kRowPadBytes / bytes;
   void* copied_a = scratch.take(kernels.tile_rows * copy_stride * bytes);
   void* packed_b = plain ? scratch.take(block_cols * blocking.depth * bytes) : nullptr;
   auto* widened = plain ? reinterpret_cast<float*>(scratch.take(blocking.depth * panel_cols * 4)) : nullptr;
 
-  const TileFinisher finish(exec.backend, out, epilogue, activated);
+  const TileFinisher finish(exec.backend, out, epilogue);
   const bool in_place = finish.trivial();
   const std::int64_t padded_k = round_up(k_total, kernels.step);
 
@@ -156,10 +156,6 @@ void product(Exec& exec, ComputeType compute, const ConstMatrix& a, const RightS
     const std::int64_t panels = ceil_divide(col_end - col_begin, panel_cols);
     const std::int64_t row_tiles = ceil_divide(row_end - row_begin, kernels.tile_rows);
     const bool copies = converts || worth_copying(kernels, a, panels);
-    // A finished tile is stored while the next one is computed, where the kernel can do both.
-    internal::DeferredFinish deferred(finish);
-    SideWork side;
-    float* next_sums = sums;
     matmul.begin();
     for (std::int64_t piece = 0; piece < blocking.depths; ++piece) {
       const std::int64_t k0 = piece * blocking.depth;
@@ -205,12 +201,11 @@ void product(Exec& exec, ComputeType compute, const ConstMatrix& a, const RightS
             tile.c = static_cast<float*>(out.data) + row * out.row_stride + col;
             tile.c_stride = out.row_stride;
           } else {
-            tile.c = keeps_sums ? sums + (row - row_begin) * sum_stride + p * panel_cols : next_sums;
+            tile.c = sums + (keeps_sums ? (row - row_begin) * sum_stride : 0) + (by_rows ? p * panel_cols : 0);
             tile.c_stride = sum_stride;
           }
           tile.b = panel + p * panel_bytes;
           tile.half = 2 * cols <= panel_cols;
-          tile.side = &side;
           if (kernels.fetches) {
             // The next tile of A; the next piece of B, a share per tile; and the next call's C.
             const auto out_tile = [&](std::int64_t tile_row, std::int64_t tile_col, std::int64_t rows) {
@@ -231,15 +226,18 @@ void product(Exec& exec, ComputeType compute, const ConstMatrix& a, const RightS
             }
           }
           kernels.tile(tile);
-          internal::finish_side_work(side);
-          if (direct || piece + 1 < blocking.depths) continue;
-          side = deferred.work(tile.c, tile.c_stride, row, tile.rows, col, cols);
-          if (!kernels.interleaves) internal::finish_side_work(side);
-          next_sums = next_sums == sums ? sums + tile_floats : sums;
+          if (!direct && !kernels.finishes_rows && piece + 1 == blocking.depths) {
+            finish(tile.c, tile.c_stride, row, tile.rows, col, cols);
+          }
         }
+        if (!kernels.finishes_rows || piece + 1 < blocking.depths) continue;
+        // In place, only the columns of a panel that is not whole were summed elsewhere.
+        const std::int64_t done = in_place ? (col_end - col_begin) / panel_cols * panel_cols : 0;
+        if (done == col_end - col_begin) continue;
+        finish(sums + (keeps_sums ? (row - row_begin) * sum_stride : 0) + done, sum_stride, row,
+               std::min(kernels.tile_rows, row_end - row), col_begin + done, col_end - col_begin - done);
       }
     }
-    internal::finish_side_work(side);
     matmul.end();
   });
 }

@@ -60,18 +60,8 @@ inline void prefetch_lines(const char* p) {
   for (int i = 0; i < 8; ++i) _mm_prefetch(p + 64 * i, _MM_HINT_T0);
 }
 
-/// Side work for one of `steps` steps. Matrix products run by themselves for some 16 cycles each: what vector units do
-/// between them costs little, what they do after a tile is waited for.
-inline std::int64_t side_work_per_step(const MatmulTile& t) {
-  return t.side == nullptr || t.steps == 0 ? 0 : (t.side->end - t.side->next + t.steps - 1) / t.steps;
-}
-inline void do_side_work(SideWork* side, std::int64_t slices) {
-  for (; slices > 0 && side->next < side->end; --slices) side->run(side->context, side->next++);
-}
-
 /// Rows 17 .. 32.
 void tile_2x2(const MatmulTile& t) {
-  const std::int64_t slices = side_work_per_step(t);
   const std::int64_t c_bytes = t.c_stride * 4;
   float* lower = t.c + kTile * t.c_stride;
   if (t.add) {
@@ -105,7 +95,6 @@ void tile_2x2(const MatmulTile& t) {
     _tile_dpbf16ps(3, 5, 7);
     a += a_step_bytes;
     b += kBStepBytes;
-    do_side_work(t.side, slices);
   }
   _tile_stored(0, t.c, c_bytes);
   _tile_stored(1, t.c + kTile, c_bytes);
@@ -156,38 +145,62 @@ void amx_tile(const MatmulTile& t) {
   memory_fence();
 }
 
-/// [k, cols <= 32] transposed into [padded_k / 32][32 rows][32]: tiles of A.
+/// Columns of dy are packed four tiles at once: runs of 256 bytes, of which memory reads more in a given time than of 64.
+constexpr std::int64_t kAmxTilesPerPack = 4;
+
+/// [k, cols <= 128] transposed into up to four of [padded_k / 32][32 rows][32]: tiles of A.
 void pack_a(const MatmulBlock& source, std::int64_t padded_k, void* out) {
-  auto* to = static_cast<std::uint16_t*>(out);
-  const __mmask32 cols = low_bits32(source.cols);
-  for (std::int64_t k = 0; k < padded_k; k += kStep, to += kRows * kStep) {
-    __m512i upper[16];
-    __m512i lower[16];
-    for (int p = 0; p < 16; ++p) {
-      const RowPair pair = interleave(load_row(source, k + 2 * p, cols), load_row(source, k + 2 * p + 1, cols));
-      upper[p] = pair.low;
-      lower[p] = pair.high;
-    }
-    transpose16(upper);
-    for (int i = 0; i < 16; ++i) _mm512_storeu_si512(to + i * kStep, upper[i]);
-    if (source.cols > kTile) {
-      transpose16(lower);
-      for (int i = 0; i < 16; ++i) _mm512_storeu_si512(to + (kTile + i) * kStep, lower[i]);
+  auto* first = static_cast<std::uint16_t*>(out);
+  for (std::int64_t k = 0; k < padded_k; k += kStep, first += kRows * kStep) {
+    std::uint16_t* to = first;
+    for (std::int64_t begin = 0; begin < source.cols; begin += kRows, to += kRows * padded_k) {
+      const MatmulBlock tile{.data = static_cast<const std::uint16_t*>(source.data) + begin,
+                             .stride = source.stride,
+                             .rows = source.rows,
+                             .cols = source.cols - begin};
+      const __mmask32 cols = low_bits32(tile.cols);
+      __m512i upper[16];
+      __m512i lower[16];
+      for (int p = 0; p < 16; ++p) {
+        const RowPair pair = interleave(load_row(tile, k + 2 * p, cols), load_row(tile, k + 2 * p + 1, cols));
+        upper[p] = pair.low;
+        lower[p] = pair.high;
+      }
+      transpose16(upper);
+      for (int i = 0; i < 16; ++i) _mm512_storeu_si512(to + i * kStep, upper[i]);
+      if (tile.cols > kTile) {
+        transpose16(lower);
+        for (int i = 0; i < 16; ++i) _mm512_storeu_si512(to + (kTile + i) * kStep, lower[i]);
+      }
     }
   }
 }
 
 constexpr double kTileFlops = 2.0 * kTile * kTile * kStep;
 
+/// bf16 numbers in +-[1, 2) with every bit of the mantissa in use: multiplying zeros or constants takes less power, and runs
+/// at a clock that real products never see.
+void fill_operands(void* out, std::int64_t count) {
+  auto* to = static_cast<std::uint16_t*>(out);
+  std::uint32_t state = 1;
+  for (std::int64_t i = 0; i < count; ++i) {
+    state = state * 1664525U + 1013904223U;
+    to[i] = static_cast<std::uint16_t>(0x3F80U | (state >> 24 & 0x7FU) | (state >> 16 & 0x8000U));
+  }
+}
+
 double register_loop(std::int64_t iterations) {
+  alignas(64) std::uint16_t operands[4 * kTile * kStep];
+  fill_operands(operands, 4 * kTile * kStep);
+  memory_fence();
   _tile_zero(0);
   _tile_zero(1);
   _tile_zero(2);
   _tile_zero(3);
-  _tile_zero(4);
-  _tile_zero(5);
-  _tile_zero(6);
-  _tile_zero(7);
+  _tile_loadd(4, operands, 64);
+  _tile_loadd(5, operands + kTile * kStep, 64);
+  _tile_loadd(6, operands + 2 * kTile * kStep, 64);
+  _tile_loadd(7, operands + 3 * kTile * kStep, 64);
   for (std::int64_t n = 0; n < iterations; ++n) {
 #pragma GCC unroll 8
     for (int i = 0; i < 8; ++i) {
@@ -202,6 +215,7 @@ double register_loop(std::int64_t iterations) {
 
 /// Four steps of 2 x 2 tiles over 8 KiB of A and 8 KiB of B.
 double l1_loop(std::int64_t iterations, void* l1) {
+  fill_operands(l1, 8192);
   memory_fence();
   _tile_zero(0);
   _tile_zero(1);
@@ -238,8 +252,9 @@ constexpr MatmulKernels make_kernels() {
   p.packed_a_row_stride = kStep;
   p.packed_a_step_stride = kRows * kStep;
   p.tile = amx_tile;
-  p.interleaves = true;
+  p.finishes_rows = true;
   p.pack_a = pack_a;
+  p.tiles_per_pack = kAmxTilesPerPack;
   p.register_loop = register_loop;
   p.l1_loop = l1_loop;
   return kernels;

@@ -28,6 +28,9 @@ Blocking choose_blocking(const ProductKernels& kernels, std::int64_t rows, std::
   const std::int64_t panel_bytes = b.depth * kernels.panel_cols * operand_bytes(kernels.operand);
   std::int64_t most_tiles = std::max<std::int64_t>(1, kMaxRows / kernels.tile_rows);
   std::int64_t most_panels = std::max<std::int64_t>(1, kernels.max_b_bytes / panel_bytes);
+  if (kernels.finishes_rows) {
+    most_panels = std::min(most_panels, kMaxSumBytes / (kernels.tile_rows * 4 * kernels.panel_cols));
+  }
   if (b.depths > 1) most_panels = std::min(most_panels, kMaxSumBytes / (kMaxRows * 4 * kernels.panel_cols));
   for (;;) {
     b.tiles_per_block = even_share(tiles, most_tiles);

@@ -17,7 +17,7 @@ inline constexpr std::int64_t kMaxGradientDepth = 512;
 /// 2 MiB second-level cache.
 inline constexpr std::int64_t kMaxSumBytes = 512 * 1024;
 /// The same for dW, where panels are packed again for each strip of sums.
-inline constexpr std::int64_t kMaxGradientBytes = 1024 * 1024;
+inline constexpr std::int64_t kMaxGradientBytes = 1280 * 1024;
 /// Most rows per task: B is then read from memory once per 256 rows.
 inline constexpr std::int64_t kMaxRows = 256;
 /// Tasks smaller than this many multiply-adds (counting at least 16 rows, for rows are padded or memory-bound below) are not

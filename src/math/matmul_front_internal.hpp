@@ -33,16 +33,11 @@ class ScratchCutter {
   std::span<std::byte> left_;
 };
 
-/// Does what is left of side work.
-inline void finish_side_work(SideWork& side) {
-  for (; side.next < side.end; ++side.next) side.run(side.context, side.next);
-}
-
 /// Stores a finished tile: (sum + bias), a copy of that where asked for, activation, residual.
 class TileFinisher {
  public:
-  TileFinisher(const Backend& backend, const MutableMatrix& out, const Epilogue& epilogue, float* activated)
-      : kernels_(*backend.kernels), out_(out), epilogue_(epilogue), activated_(activated) {}
+  TileFinisher(const Backend& backend, const MutableMatrix& out, const Epilogue& epilogue)
+      : kernels_(*backend.kernels), out_(out), epilogue_(epilogue) {}
 
   /// Whether sums may be formed in the output itself.
   [[nodiscard]] bool trivial() const {
@@ -86,9 +81,7 @@ class TileFinisher {
         kernels_.matmul->store(store);
       }
       if (activates) {
-        kernels_.elementwise->f32.activation_forward(epilogue_.activation, tile, stride, activated_, cols, rows, cols);
-        store.tile = activated_;
-        store.tile_stride = cols;
+        kernels_.elementwise->f32.activation_forward(epilogue_.activation, tile, stride, tile, stride, rows, cols);
       }
     }
     if (epilogue_.residual != nullptr) {
@@ -132,43 +125,6 @@ class TileFinisher {
   const KernelTable& kernels_;
   const MutableMatrix& out_;
   const Epilogue& epilogue_;
-  float* activated_;
-};
-
-/// A finished tile's storing as side work of the next tile.
-class DeferredFinish {
- public:
-  /// Rows per slice: few enough calls, and no more work than the processor looks ahead.
-  static constexpr std::int64_t kSliceRows = 8;
-
-  explicit DeferredFinish(const TileFinisher& finish) : finish_(finish) {}
-  DeferredFinish(const DeferredFinish&) = delete;
-  DeferredFinish& operator=(const DeferredFinish&) = delete;
-
-  /// The tile must stay as it is until the work is done.
-  SideWork work(float* tile, std::int64_t stride, std::int64_t row, std::int64_t rows, std::int64_t col, std::int64_t cols) {
-    tile_ = tile;
-    stride_ = stride;
-    row_ = row;
-    rows_ = rows;
-    col_ = col;
-    cols_ = cols;
-    return {.run = [](void* self, std::int64_t slice) { static_cast<DeferredFinish*>(self)->finish_rows(slice); },
-            .context = this,
-            .next = 0,
-            .end = ceil_divide(rows, kSliceRows)};
-  }
-
- private:
-  void finish_rows(std::int64_t slice) const {
-    const std::int64_t first = slice * kSliceRows;
-    const std::int64_t rows = rows_ - first < kSliceRows ? rows_ - first : kSliceRows;
-    finish_(tile_ + first * stride_, stride_, row_ + first, rows, col_, cols_);
-  }
-
-  const TileFinisher& finish_;
-  float* tile_ = nullptr;
-  std::int64_t stride_ = 0, row_ = 0, rows_ = 0, col_ = 0, cols_ = 0;
 };
 
 }  // namespace quern::internal

@@ -16,15 +16,6 @@
 
 namespace quern {
 
-/// Work that a tile kernel does between its own steps, so that vector units are busy while matrix units are: run(context,
-/// slice) for slices next .. end - 1, in order. It may leave slices over; whoever made it does those.
-struct SideWork {
-  void (*run)(void* context, std::int64_t slice) = nullptr;
-  void* context = nullptr;
-  std::int64_t next = 0;
-  std::int64_t end = 0;
-};
-
 /// Cache lines that a call fetches for later calls: `rows` rows of `lines` lines each, `stride` bytes apart.
 struct MatmulFetch {
   const void* data = nullptr;
@@ -45,8 +36,7 @@ struct MatmulTile {
   std::int64_t c_stride = 0;
   std::int64_t rows = 0;  ///< 1 .. tile_rows
   bool add = false;
-  bool half = false;         ///< only the panel's first half matters: the rest of C need not be written
-  SideWork* side = nullptr;  ///< may be null; kernels without matrix units leave it alone
+  bool half = false;  ///< only the panel's first half matters: the rest of C need not be written
   /// Fetched a row at a time, spread over the steps: many at once would keep the tile's own loads waiting.
   MatmulFetch fetch_c = {};  ///< into first-level cache, to be written
   MatmulFetch fetch_a = {};  ///< into second-level cache
@@ -88,9 +78,9 @@ struct ProductKernels {
   std::int64_t packed_a_gap = 0;  ///< elements between two tiles of a pack
 
   void (*tile)(const MatmulTile& tile) = nullptr;
-  bool interleaves = false;  ///< `tile` does side work
-  bool strides_b = false;    ///< `tile` knows b_step_stride, so that panels of activations need no packing
-  bool fetches = false;      ///< `tile` does what fetch_a, fetch_b and fetch_c say
+  bool finishes_rows = false;  ///< the front stores sums a row of tiles at a time, not tile by tile
+  bool strides_b = false;      ///< `tile` knows b_step_stride, so that panels of activations need no packing
+  bool fetches = false;        ///< `tile` does what fetch_a, fetch_b and fetch_c say
   /// Most bytes of B that a task reads again for each of its tiles of A: a quarter of a 2 MiB second-level cache. Where more
   /// pays, it is because A is then read fewer times. Re-measure with matmul_bench.
   std::int64_t max_b_bytes = 512 * 1024;

@@ -57,7 +57,6 @@ void dot_rows(Exec& exec, const ConstMatrix& x, const Weight& w, const MutableMa
   ScratchCutter scratch(exec.scratch);
   const std::int64_t sum_floats = std::min(x.rows, kFastRows) * kMaxTaskRows;
   auto* sums = reinterpret_cast<float*>(scratch.take(4 * sum_floats));
-  auto* activated = reinterpret_cast<float*>(scratch.take(4 * sum_floats));
   std::array<ActivationRow, kFastRows> quantized;
   if (quantizes) {
     for (std::int64_t t = 0; t < x.rows; ++t) {
@@ -68,7 +67,7 @@ void dot_rows(Exec& exec, const ConstMatrix& x, const Weight& w, const MutableMa
       blocks.quantize_activations(static_cast<const float*>(x.data) + t * x.row_stride, x.cols, to);
     }
   }
-  const TileFinisher finish(exec.backend, y, epilogue, activated);
+  const TileFinisher finish(exec.backend, y, epilogue);
   const std::int64_t bytes = row_bytes(w.type, w.cols);
   const std::int64_t rows_per_task = task_rows(bytes);
   const auto* weight = static_cast<const std::byte*>(w.forward);
@@ -133,7 +132,7 @@ std::int64_t dot_scratch_bytes(std::int64_t max_rows, std::int64_t max_cols) {
   const std::int64_t cols = round_up(std::max<std::int64_t>(max_cols, 1), kMaxBlock);
   const std::int64_t rows = std::clamp<std::int64_t>(max_rows, 1, kFastRows);
   const std::int64_t one = activation_row_bytes(cols);
-  return std::min(rows * one, std::max(one, kMaxActivationBytes)) + 2 * 4 * rows * kMaxTaskRows;
+  return std::min(rows * one, std::max(one, kMaxActivationBytes)) + 4 * rows * kMaxTaskRows;
 }
 
 void dot_forward(Exec& exec, const ConstMatrix& x, const Weight& w, const MutableMatrix& y, const Epilogue& epilogue) {

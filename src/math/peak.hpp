@@ -8,8 +8,9 @@
 namespace quern {
 
 /// FLOP/s of register-only multiply-adds (f32: vector FMA; bf16: the tile or vector dot product of the instruction set) on
-/// all threads of `team` at once. Measured in bursts of about 2 ms for `seconds` in all (50 ms is enough); the best burst
-/// counts, because cores may be shared. Not deterministic.
+/// all threads of `team` at once. Matrix tiles multiply varied numbers: zeros or constants would run at a clock that real
+/// products never see. Measured in bursts of about 2 ms for `seconds` in all (50 ms is enough); the best burst counts,
+/// because cores may be shared. Not deterministic.
 [[nodiscard]] double register_peak_flops(ThreadTeam& team, const Backend& backend, ComputeType compute,
                                          double seconds = 0.05);
 

@@ -22,7 +22,8 @@ struct FileStart {
   std::string bytes;  ///< the first eight; fewer where the file is shorter, none of a folder
 };
 
-/// Errors: bad_input where there is nothing, or an empty file, a device or pipe; io where the system refuses to open or read.
+/// Errors: bad_input where there is nothing, or an empty file, a device or pipe; io where the system refuses to open or
+/// read.
 [[nodiscard]] Result<FileStart> read_file_start(const std::string& path);
 
 }  // namespace quern

@@ -201,9 +201,10 @@ Result<Layout> make_layout(const ModelStream& stream, const StreamWriteOptions& 
       return block_format(tensor.type).quantized && tensor.type != *options.type;
     });
     if (kept > 0) {
-      layout.remarks.push_back(fmt::format("{} tensors are quantized already and stay as they are (`quern quantize IN OUT {}` "
-                                           "decodes them)",
-                                           kept, block_format(*options.type).name));
+      layout.remarks.push_back(
+          fmt::format("{} tensors are quantized already and stay as they are (`quern quantize IN OUT {}` "
+                      "decodes them)",
+                      kept, block_format(*options.type).name));
     }
   }
   const ModelConfig& c = stream.config;

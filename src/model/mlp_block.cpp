@@ -7,7 +7,6 @@
 
 namespace quern {
 
-using internal::kernels_for;
 using internal::mutable_rows_of;
 using internal::offset_or_null;
 using internal::rows_of;
@@ -75,25 +74,30 @@ void mlp_backward(Exec& exec, const ModelWeights& weights, std::int64_t layer, c
                             gradients.mlp_out, sums + partials.post_norm2, dropout.mlp_out(range.begin), range);
   mark(exec, Operation::branch, StepPhase::backward, layer, moved_cost(rows * width, 4 + sizeof(T)));
 
-  SplitScratch scratch(exec, static_cast<std::size_t>(rows * std::max(hidden, width)) * sizeof(float));
-  auto* d_act = reinterpret_cast<float*>(scratch.own);
-  matmul_backward_input(scratch.inner, rows_of(gradients.mlp_out, range, width), w.mlp_out,
-                        {d_act, ElementType::f32, rows, hidden, hidden});
-  mark(exec, Operation::mlp_out_product, StepPhase::backward, layer,
-       product_cost(rows, hidden, width, sizeof(T), sizeof(float)));
-  T* d_pre = gradients.mlp_pre + range.begin * pre_width;
-  const T* pre = buffers.mlp_pre + range.begin * pre_width;
+  // A gated unit's two gradients need the whole gradient of its output; others are formed as sums leave the product.
+  SplitScratch scratch(exec,
+                       static_cast<std::size_t>(rows * (config.gated() ? std::max(hidden, width) : width)) * sizeof(float));
+  const ConstMatrix d_out = rows_of(gradients.mlp_out, range, width);
   if (config.gated()) {
-    internal::gate_backward(exec, config, d_act, pre, d_pre, rows);
+    auto* d_act = reinterpret_cast<float*>(scratch.own);
+    matmul_backward_input(scratch.inner, d_out, w.mlp_out, {d_act, ElementType::f32, rows, hidden, hidden});
+    mark(exec, Operation::mlp_out_product, StepPhase::backward, layer,
+         product_cost(rows, hidden, width, sizeof(T), sizeof(float)));
+    internal::gate_backward(exec, config, d_act, buffers.mlp_pre + range.begin * pre_width,
+                            gradients.mlp_pre + range.begin * pre_width, rows);
+    mark(exec, Operation::activation, StepPhase::backward, layer,
+         {0.0, static_cast<double>(rows) *
+                   static_cast<double>(4 * hidden + 2 * static_cast<std::int64_t>(sizeof(T)) * pre_width)});
   } else {
-    kernels_for<T>(exec).activation_backward(config.activation(), d_act, hidden, pre, pre_width, d_pre, pre_width, rows,
-                                             hidden);
+    matmul_backward_input(scratch.inner, d_out, w.mlp_out, mutable_rows_of(gradients.mlp_pre, range, hidden),
+                          {.activation = config.activation(),
+                           .activation_input = buffers.mlp_pre + range.begin * hidden,
+                           .activation_input_stride = hidden});
+    mark(exec, Operation::mlp_out_product, StepPhase::backward, layer,
+         product_cost(rows, hidden, width, sizeof(T), 2 * sizeof(T)));
   }
-  mark(exec, Operation::activation, StepPhase::backward, layer,
-       {0.0,
-        static_cast<double>(rows) * static_cast<double>(4 * hidden + 2 * static_cast<std::int64_t>(sizeof(T)) * pre_width)});
 
-  auto* d_norm = reinterpret_cast<float*>(scratch.own);  // d_act is no longer read
+  auto* d_norm = reinterpret_cast<float*>(scratch.own);  // a gated unit's gradient is no longer read
   matmul_backward_input(scratch.inner, rows_of(gradients.mlp_pre, range, pre_width), w.mlp_in.whole(),
                         {d_norm, ElementType::f32, rows, width, width});
   mark(exec, Operation::mlp_in_product, StepPhase::backward, layer,

@@ -17,6 +17,8 @@ namespace {
 /// Bytes of f32 logits that one thread works on: about half of a 2 MiB L2, so that the softmax finds them in cache.
 /// Re-measure with bench/model/output_head_bench.
 constexpr std::int64_t kChunkBytes = std::int64_t{1} << 20;
+/// A packed head of more bytes comes from memory for every chunk, in both directions, so chunks are then longer than that.
+constexpr std::int64_t kLargePackBytes = std::int64_t{32} << 20;
 /// Bytes of logit gradients kept for the head's weight gradient. The weight gradient is read and written once per block, so
 /// blocks of fewer than about a thousand rows would make that traffic dominate.
 constexpr std::int64_t kBlockBytes = std::int64_t{48} << 20;
@@ -41,7 +43,8 @@ void chunk_logits(Exec& exec, const ModelWeights& weights, const float* x, const
 
 HeadTiling head_tiling(const ModelConfig& config, std::int64_t rows) {
   HeadTiling tiling;
-  tiling.chunk_rows = std::clamp<std::int64_t>(kChunkBytes / (config.vocab * 4) / 32 * 32, 32, 128);
+  const std::int64_t least = config.vocab * config.width * 2 > kLargePackBytes ? 128 : 32;
+  tiling.chunk_rows = std::clamp<std::int64_t>(kChunkBytes / (config.vocab * 4) / 32 * 32, least, 128);
   const std::int64_t budget_rows = std::max(kMinBlockRows, kBlockBytes / (config.vocab * 4));
   tiling.block_rows = std::min(round_up(rows, tiling.chunk_rows), budget_rows / tiling.chunk_rows * tiling.chunk_rows);
   return tiling;
