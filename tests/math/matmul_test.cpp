@@ -73,9 +73,9 @@ void check_product(const Path& path, ComputeType compute, Product kind, Shape s,
 
 const std::vector<Shape>& shapes() {
   static const std::vector<Shape> all = {
-      {0, 5, 7},    {3, 0, 7},    {3, 5, 0},    {1, 1, 1},     {1, 1, 2},     {2, 3, 1},    {5, 7, 3},     {13, 31, 33},
-      {14, 32, 32}, {15, 33, 31}, {16, 16, 16}, {17, 47, 63},  {31, 48, 64},  {32, 64, 65}, {33, 65, 127}, {6, 15, 40},
-      {7, 17, 39},  {1, 200, 70}, {40, 96, 96}, {3, 40, 1100}, {33, 70, 513}, {290, 33, 40}};
+      {0, 5, 7},    {3, 0, 7},    {3, 5, 0},    {1, 1, 1},     {1, 1, 2},     {2, 3, 1},     {5, 7, 3},     {13, 31, 33},
+      {14, 32, 32}, {15, 33, 31}, {16, 16, 16}, {17, 47, 63},  {31, 48, 64},  {32, 64, 65},  {33, 65, 127}, {6, 15, 40},
+      {7, 17, 39},  {1, 200, 70}, {40, 96, 96}, {3, 40, 1100}, {33, 70, 513}, {290, 33, 40}, {34, 4200, 9}};
   return all;
 }
 
@@ -119,6 +119,45 @@ TEST(Matmul, AwkwardStridesMatchDouble) {
     // Rows whose starts share cache sets, and wide products: tiles of A are copied.
     check_product(path, ComputeType::f32, Product::forward, {30, 300, 500}, 12, ElementType::f32, false);
     check_product(path, ComputeType::bf16, Product::forward, {70, 300, 900}, 124, ElementType::bf16, false);
+  }
+}
+
+/// The derivative of x / (1 + exp(-x)).
+double silu_slope(double x) {
+  const double s = 1.0 / (1.0 + std::exp(-x));
+  return s * (1.0 + x * (1.0 - s));
+}
+
+TEST(Matmul, ActivationGradientsEndAProduct) {
+  for (const Path& path : paths()) {
+    for (const ComputeType compute : {ComputeType::f32, ComputeType::bf16}) {
+      SCOPED_TRACE(testing::Message() << path.name() << (compute == ComputeType::bf16 ? " bf16" : " f32"));
+      const Shape s{45, 70, 39};
+      std::mt19937 random(5);
+      Matrix dy(element_type(compute), s.m, s.k, 1);
+      Matrix w(ElementType::f32, s.k, s.n, 0);
+      Matrix pre(element_type(compute), s.m, s.n, 2);
+      Matrix sums(ElementType::f32, s.m, s.n, 0);
+      Matrix dx(element_type(compute), s.m, s.n, 3);
+      dy.fill(random);
+      w.fill(random);
+      pre.fill(random);
+      const PackedWeight packed = pack(path.backend, compute, w);
+      run(1, path.backend, s.n, [&](Exec& exec) {
+        matmul_backward_input(exec, dy.view(), packed.weight, sums.out());
+        matmul_backward_input(exec, dy.view(), packed.weight, dx.out(),
+                              {.activation = Activation::silu,
+                               .activation_input = pre.view().data,
+                               .activation_input_stride = pre.view().row_stride});
+      });
+      for (std::int64_t i = 0; i < s.m; ++i) {
+        for (std::int64_t j = 0; j < s.n; ++j) {
+          const double expected = sums.get(i, j) * silu_slope(pre.get(i, j));
+          ASSERT_NEAR(dx.get(i, j), expected, tolerance(1, std::abs(sums.get(i, j)), dx.type, expected));
+        }
+      }
+      dx.expect_padding_untouched();
+    }
   }
 }
 
