@@ -105,51 +105,19 @@ void activation_rows(Activation activation, const T* pre, std::int64_t pre_strid
   });
 }
 
-/// Whole vectors are written past the caches where `stream` says so and lines are whole.
-template <class T>
-HWY_INLINE bool streams_lines(bool stream, const T* out, std::int64_t stride, std::int64_t cols) {
-  constexpr std::uintptr_t kLine = 64;
-  const auto bytes = [](std::int64_t n) { return static_cast<std::uintptr_t>(n) * sizeof(T); };
-  return stream && (reinterpret_cast<std::uintptr_t>(out) | bytes(stride) | bytes(cols)) % kLine == 0;
-}
-
-template <bool kStream, class Function, class T>
-HWY_INLINE void activation_epilogue_rows(Function function, const ActivationEpilogue<T>& e) {
-  constexpr std::int64_t kLineElements = 64 / static_cast<std::int64_t>(sizeof(T));
-  for (std::int64_t r = 0; r < e.rows; ++r) {
-    const float* sum = e.sum + r * e.sum_stride;
-    T* pre = e.pre == nullptr ? nullptr : e.pre + r * e.pre_stride;
-    T* out = e.out + r * e.out_stride;
-    const auto both = [&](auto vector, std::int64_t i) QUERN_INLINE_LAMBDA {
-      VF x = vector.load(sum + i);
-      if (e.bias != nullptr) x = hn::Add(x, vector.load(e.bias + i));
-      vector.store(function.value(x), out + i);
-      return x;
-    };
-    if constexpr (kStream) {
-      for (std::int64_t i = 0; i < e.cols; i += kLineElements) {
-        alignas(64) T line[kLineElements];
-        for (std::int64_t j = 0; j < kLineElements; j += simd::kLanes) {
-          simd::WholeVector().store(both(simd::WholeVector(), i + j), line + j);
-        }
-        simd::stream_line(line, pre + i);
-      }
-    } else {
-      simd::for_each_vector(0, e.cols, [&](auto vector, std::int64_t i) QUERN_INLINE_LAMBDA {
-        const VF x = both(vector, i);
-        if (pre != nullptr) vector.store(x, pre + i);
-      });
-    }
-  }
-}
-
 template <class T>
 void activation_epilogue(const ActivationEpilogue<T>& e) {
   with_activation(e.activation, [&](auto function) {
-    if (e.pre != nullptr && streams_lines(e.stream_pre, e.pre, e.pre_stride, e.cols)) {
-      activation_epilogue_rows<true>(function, e);
-    } else {
-      activation_epilogue_rows<false>(function, e);
+    for (std::int64_t r = 0; r < e.rows; ++r) {
+      const float* sum = e.sum + r * e.sum_stride;
+      T* pre = e.pre == nullptr ? nullptr : e.pre + r * e.pre_stride;
+      T* out = e.out + r * e.out_stride;
+      simd::for_each_vector(0, e.cols, [&](auto vector, std::int64_t i) QUERN_INLINE_LAMBDA {
+        VF x = vector.load(sum + i);
+        if (e.bias != nullptr) x = hn::Add(x, vector.load(e.bias + i));
+        vector.store(function.value(x), out + i);
+        if (pre != nullptr) vector.store(x, pre + i);
+      });
     }
   });
 }

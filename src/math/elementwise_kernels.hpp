@@ -40,7 +40,6 @@ struct ActivationEpilogue {
   const float* bias = nullptr;  ///< [cols], or null
   T* pre = nullptr;             ///< or null
   std::int64_t pre_stride = 0;
-  bool stream_pre = false;  ///< `pre` is not read again soon: write it past the caches where it is whole cache lines
   T* out = nullptr;
   std::int64_t out_stride = 0;
   std::int64_t rows = 0;

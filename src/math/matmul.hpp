@@ -87,7 +87,6 @@ struct Epilogue {
   Activation activation = Activation::none;
   void* pre_activation = nullptr;  ///< [rows, out.cols] in out.type, or null
   std::int64_t pre_activation_stride = 0;
-  bool stream_pre_activation = false;  ///< it is not read again soon: may be written past the caches
   const float* residual = nullptr;     ///< f32 [rows, out.cols], or null; may be the output itself (to accumulate)
   std::int64_t residual_stride = 0;
   /// Where not null, the end of a backward pass: out = sum * activation'(activation_input), and nothing of the above but

@@ -104,7 +104,6 @@ class TileFinisher {
     if (epilogue_.pre_activation != nullptr) {
       to.pre = static_cast<T*>(epilogue_.pre_activation) + row * epilogue_.pre_activation_stride + col;
       to.pre_stride = epilogue_.pre_activation_stride;
-      to.stream_pre = epilogue_.stream_pre_activation;
     }
     to.out = static_cast<T*>(out_.data) + row * out_.row_stride + col;
     to.out_stride = out_.row_stride;

@@ -58,16 +58,6 @@ struct LastVector {
   }
 };
 
-/// Writes a cache line past the caches; both pointers aligned to 64 bytes. The writer's own later reads see it; other
-/// threads after a fence, which a team's barrier is.
-HWY_INLINE void stream_line(const void* from, void* to) {
-  const hn::ScalableTag<std::uint8_t> d;
-  constexpr std::size_t kBytes = HWY_LANES(std::uint8_t);
-  for (std::size_t i = 0; i < 64; i += kBytes) {
-    hn::Stream(hn::Load(d, static_cast<const std::uint8_t*>(from) + i), d, static_cast<std::uint8_t*>(to) + i);
-  }
-}
-
 /// Calls body(vector, i) for i = begin, begin + kLanes, ... below `end`; `vector` is a WholeVector, at the end a LastVector.
 template <class Body>
 HWY_INLINE void for_each_vector(std::int64_t begin, std::int64_t end, const Body& body) {
