@@ -87,7 +87,7 @@ struct Epilogue {
   Activation activation = Activation::none;
   void* pre_activation = nullptr;  ///< [rows, out.cols] in out.type, or null
   std::int64_t pre_activation_stride = 0;
-  const float* residual = nullptr;     ///< f32 [rows, out.cols], or null; may be the output itself (to accumulate)
+  const float* residual = nullptr;  ///< f32 [rows, out.cols], or null; may be the output itself (to accumulate)
   std::int64_t residual_stride = 0;
   /// Where not null, the end of a backward pass: out = sum * activation'(activation_input), and nothing of the above but
   /// `activation` applies. [rows, out.cols] in out.type: what the forward pass kept as pre_activation.
