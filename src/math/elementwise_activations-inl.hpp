@@ -16,6 +16,16 @@ struct ValueAndSlope {
   VF slope;
 };
 
+/// As precise as results stored as T need.
+template <class T>
+HWY_INLINE VF sigmoid_for(VF x) {
+  if constexpr (sizeof(T) == sizeof(bf16)) return simd::short_sigmoid_f32(DF(), x);
+  return simd::sigmoid_f32(DF(), x);
+}
+
+// The activations, for results stored as T.
+
+template <class T>
 struct Identity {
   static HWY_INLINE VF value(VF x) { return x; }
   static HWY_INLINE ValueAndSlope with_slope(VF x) { return {x, simd::splat(1.0F)}; }
@@ -23,12 +33,13 @@ struct Identity {
 
 /// 0.5 (1 + tanh u) = sigmoid(2u), so gelu(x) = x s with s = sigmoid(2u), 2u = 2 sqrt(2/pi) (x + 0.044715 x^3), and
 /// gelu'(x) = s + x s (1 - s) (2u)'.
+template <class T>
 struct GeluTanh {
   static constexpr float kSlope = 1.59576912F;  // 2 sqrt(2/pi)
   static constexpr float kCubic = 0.044715F * 1.59576912F;
 
   static HWY_INLINE VF gate(VF x, VF x2) {
-    return simd::sigmoid_f32(DF(), hn::Mul(x, hn::MulAdd(x2, simd::splat(kCubic), simd::splat(kSlope))));
+    return sigmoid_for<T>(hn::Mul(x, hn::MulAdd(x2, simd::splat(kCubic), simd::splat(kSlope))));
   }
   static HWY_INLINE VF value(VF x) { return hn::Mul(x, gate(x, hn::Mul(x, x))); }
   static HWY_INLINE ValueAndSlope with_slope(VF x) {
@@ -41,6 +52,7 @@ struct GeluTanh {
 };
 
 /// x Phi(x); the derivative is Phi(x) + x phi(x), phi the normal density.
+template <class T>
 struct GeluErf {
   static HWY_INLINE VF cdf(VF x) {
     const VF half = simd::splat(0.5F);
@@ -56,15 +68,17 @@ struct GeluErf {
 };
 
 /// x s with s = sigmoid(x); the derivative is s + x s (1 - s).
+template <class T>
 struct Silu {
-  static HWY_INLINE VF value(VF x) { return hn::Mul(x, simd::sigmoid_f32(DF(), x)); }
+  static HWY_INLINE VF value(VF x) { return hn::Mul(x, sigmoid_for<T>(x)); }
   static HWY_INLINE ValueAndSlope with_slope(VF x) {
-    const VF s = simd::sigmoid_f32(DF(), x);
+    const VF s = sigmoid_for<T>(x);
     const VF value = hn::Mul(x, s);
     return {value, hn::Add(hn::NegMulAdd(value, s, value), s)};
   }
 };
 
+template <class T>
 struct Relu2 {
   static HWY_INLINE VF positive(VF x) { return hn::IfThenZeroElse(hn::Lt(x, hn::Zero(DF())), x); }
   static HWY_INLINE VF value(VF x) { return hn::Mul(positive(x), positive(x)); }
@@ -75,26 +89,26 @@ struct Relu2 {
 };
 
 /// Calls work(function) with the struct of `activation`.
-template <class Work>
+template <class T, class Work>
 HWY_INLINE void with_activation(Activation activation, const Work& work) {
   switch (activation) {
     case Activation::none:
-      return work(Identity{});
+      return work(Identity<T>{});
     case Activation::gelu_tanh:
-      return work(GeluTanh{});
+      return work(GeluTanh<T>{});
     case Activation::gelu_erf:
-      return work(GeluErf{});
+      return work(GeluErf<T>{});
     case Activation::silu:
-      return work(Silu{});
+      return work(Silu<T>{});
     case Activation::relu2:
-      return work(Relu2{});
+      return work(Relu2<T>{});
   }
 }
 
 template <class T>
 void activation_rows(Activation activation, const T* pre, std::int64_t pre_stride, T* out, std::int64_t out_stride,
                      std::int64_t rows, std::int64_t cols) {
-  with_activation(activation, [=](auto function) {
+  with_activation<T>(activation, [=](auto function) {
     for (std::int64_t r = 0; r < rows; ++r) {
       const T* x = pre + r * pre_stride;
       T* y = out + r * out_stride;
@@ -107,7 +121,7 @@ void activation_rows(Activation activation, const T* pre, std::int64_t pre_strid
 
 template <class T>
 void activation_epilogue(const ActivationEpilogue<T>& e) {
-  with_activation(e.activation, [&](auto function) {
+  with_activation<T>(e.activation, [&](auto function) {
     for (std::int64_t r = 0; r < e.rows; ++r) {
       const float* sum = e.sum + r * e.sum_stride;
       T* pre = e.pre == nullptr ? nullptr : e.pre + r * e.pre_stride;
@@ -126,7 +140,7 @@ template <class T>
 void activation_backward_rows(Activation activation, const float* dout, std::int64_t dout_stride, const T* pre,
                               std::int64_t pre_stride, T* dpre, std::int64_t dpre_stride, std::int64_t rows,
                               std::int64_t cols) {
-  with_activation(activation, [=](auto function) {
+  with_activation<T>(activation, [=](auto function) {
     for (std::int64_t r = 0; r < rows; ++r) {
       const float* dy = dout + r * dout_stride;
       const T* x = pre + r * pre_stride;
@@ -141,7 +155,7 @@ void activation_backward_rows(Activation activation, const float* dout, std::int
 template <class T>
 void gated_rows(Activation activation, const T* gate_up, std::int64_t gate_up_stride, T* out, std::int64_t out_stride,
                 std::int64_t rows, std::int64_t width) {
-  with_activation(activation, [=](auto function) {
+  with_activation<T>(activation, [=](auto function) {
     for (std::int64_t r = 0; r < rows; ++r) {
       const T* gate = gate_up + r * gate_up_stride;
       const T* up = gate + width;
@@ -169,7 +183,7 @@ void clamped_swiglu_rows(const T* gate_up, std::int64_t gate_up_stride, T* out, 
     simd::for_each_vector(0, width, [&](auto vector, std::int64_t i) QUERN_INLINE_LAMBDA {
       const VF g = hn::Min(vector.load(gate + i), limit);
       const VF u = hn::Max(hn::Min(vector.load(up + i), limit), hn::Neg(limit));
-      const VF glu = hn::Mul(g, simd::sigmoid_f32(d, hn::Mul(slope, g)));
+      const VF glu = hn::Mul(g, sigmoid_for<T>(hn::Mul(slope, g)));
       vector.store(hn::MulAdd(glu, u, glu), y + i);
     });
   }
@@ -194,7 +208,7 @@ void clamped_swiglu_backward_rows(const float* dout, std::int64_t dout_stride, c
       const VF dy_i = vector.load(dy + i);
       const VF g = hn::Min(raw_gate, limit);
       const VF u = hn::Max(hn::Min(raw_up, limit), hn::Neg(limit));
-      const VF s = simd::sigmoid_f32(d, hn::Mul(slope, g));
+      const VF s = sigmoid_for<T>(hn::Mul(slope, g));
       const VF h = hn::Mul(g, s);
       const VF dh = hn::MulAdd(hn::Mul(slope, h), hn::NegMulAdd(s, hn::Set(d, 1.0F), hn::Set(d, 1.0F)), s);
       const VF to_gate = hn::Mul(hn::MulAdd(dy_i, u, dy_i), dh);
@@ -209,7 +223,7 @@ template <class T>
 void gated_backward_rows(Activation activation, const float* dout, std::int64_t dout_stride, const T* gate_up,
                          std::int64_t gate_up_stride, T* dgate_up, std::int64_t dgate_up_stride, std::int64_t rows,
                          std::int64_t width) {
-  with_activation(activation, [=](auto function) {
+  with_activation<T>(activation, [=](auto function) {
     for (std::int64_t r = 0; r < rows; ++r) {
       const float* dy = dout + r * dout_stride;
       const T* gate = gate_up + r * gate_up_stride;

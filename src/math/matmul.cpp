@@ -24,7 +24,6 @@ using internal::at;
 using internal::Blocking;
 using internal::ceil_divide;
 using internal::GradientBlocking;
-using internal::kMaxDepth;
 using internal::kMaxSumBytes;
 using internal::operand_bytes;
 using internal::round_up;
@@ -33,6 +32,9 @@ using internal::TileFinisher;
 
 /// Copied tiles of A have rows this many bytes longer than needed, so that rows do not share cache sets.
 constexpr std::int64_t kRowPadBytes = 64;
+
+/// Weights are packed in tasks of a panel by this many elements of the reduction (whole steps of any kernel).
+constexpr std::int64_t kPackedRows = 384;
 
 /// dW reads panels in place from rows of up to this many bytes. Re-measure with matmul_peers_bench.
 constexpr std::int64_t kMaxInPlaceRowBytes = 1024;
@@ -275,8 +277,8 @@ Weight pack_weight(Exec& exec, ComputeType compute, const float* w, std::int64_t
   const ProductKernels& kernels = product_kernels(exec.backend, compute);
   const std::int64_t bytes = operand_bytes(kernels.operand);
   // Tasks: (panel, piece of the reduction) of the forward pack, then of the backward pack.
-  const std::int64_t forward_pieces = ceil_divide(cols, kMaxDepth);
-  const std::int64_t backward_pieces = ceil_divide(rows, kMaxDepth);
+  const std::int64_t forward_pieces = ceil_divide(cols, kPackedRows);
+  const std::int64_t backward_pieces = ceil_divide(rows, kPackedRows);
   const std::int64_t forward_tasks = forward == nullptr ? 0 : ceil_divide(rows, kernels.panel_cols) * forward_pieces;
   const std::int64_t backward_tasks = backward == nullptr ? 0 : ceil_divide(cols, kernels.panel_cols) * backward_pieces;
   exec.member.for_each(forward_tasks + backward_tasks, [&](std::int64_t task) {
@@ -285,8 +287,8 @@ Weight pack_weight(Exec& exec, ComputeType compute, const float* w, std::int64_t
     const std::int64_t pieces = is_forward ? forward_pieces : backward_pieces;
     const std::int64_t k_total = is_forward ? cols : rows;
     const std::int64_t col = (local / pieces) * kernels.panel_cols;
-    const std::int64_t k0 = (local % pieces) * kMaxDepth;
-    const std::int64_t k = std::min(kMaxDepth, k_total - k0);
+    const std::int64_t k0 = (local % pieces) * kPackedRows;
+    const std::int64_t k = std::min(kPackedRows, k_total - k0);
     void* panel =
         at(is_forward ? forward : backward, (col * round_up(k_total, kernels.step) + k0 * kernels.panel_cols) * bytes);
     if (is_forward) {
@@ -351,7 +353,6 @@ void matmul_backward_weight(Exec& exec, const ConstMatrix& dy, const ConstMatrix
   const std::int64_t bytes = operand_bytes(kernels.operand);
   const std::int64_t panel_cols = kernels.panel_cols;
   const GradientBlocking blocking = internal::choose_gradient_blocking(kernels, dy.cols, x.cols, tokens);
-  const std::int64_t panel_bytes = blocking.depth * panel_cols * bytes;
   const std::int64_t tile_rows = kernels.tile_rows;
 
   ScratchCutter scratch(exec.scratch);
@@ -361,7 +362,7 @@ void matmul_backward_weight(Exec& exec, const ConstMatrix& dy, const ConstMatrix
     return (steps * kernels.packed_a_step_stride + kernels.packed_a_gap) * bytes;
   };
   void* packed_a = scratch.take(kernels.tiles_per_pack * packed_tile_bytes(blocking.depth / kernels.step));
-  std::byte* packed_b = scratch.take(blocking.panels_per_block * panel_bytes);
+  std::byte* packed_b = scratch.take(blocking.panels_per_block * blocking.depth * panel_cols * bytes);
 
   // Rows [row_begin, row_end) by one block of columns, over all tokens.
   const auto strip = [&](std::int64_t row_begin, std::int64_t row_end, std::int64_t col_block) {
@@ -378,12 +379,13 @@ void matmul_backward_weight(Exec& exec, const ConstMatrix& dy, const ConstMatrix
       const std::int64_t k0 = piece * blocking.depth;
       const std::int64_t k = std::min(blocking.depth, tokens - k0);
       const std::int64_t steps = ceil_divide(k, kernels.step);
-      for (std::int64_t p = in_place_panels; p < panels; ++p) {
+      const std::int64_t panel_bytes = steps * kernels.step * panel_cols * bytes;
+      for (std::int64_t p = in_place_panels; p < panels; p += kernels.panels_per_pack) {
         const std::int64_t col = col_begin + p * panel_cols;
         kernels.pack_b({.data = at(x.data, (k0 * x.row_stride + col) * element_bytes),
                         .stride = x.row_stride,
                         .rows = k,
-                        .cols = std::min(panel_cols, col_end - col)},
+                        .cols = std::min(kernels.panels_per_pack * panel_cols, col_end - col)},
                        steps * kernels.step, packed_b + p * panel_bytes);
       }
       const std::byte* dy_block = at(dy.data, (k0 * dy.row_stride + row_begin) * element_bytes);
@@ -460,7 +462,8 @@ void matmul_backward_weight(Exec& exec, const ConstMatrix& dy, const ConstMatrix
   matmul.begin();
   while (item < last) {
     const std::int64_t first_tile = item % blocking.row_tiles;
-    const std::int64_t tiles = std::min({last - item, blocking.row_tiles - first_tile, blocking.tiles_per_strip});
+    const std::int64_t left = std::min(last - item, blocking.row_tiles - first_tile);
+    const std::int64_t tiles = internal::even_share(left, blocking.tiles_per_strip);
     strip(first_tile * tile_rows, std::min(dy.cols, (first_tile + tiles) * tile_rows), item / blocking.row_tiles);
     item += tiles;
   }

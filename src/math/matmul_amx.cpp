@@ -253,6 +253,8 @@ constexpr MatmulKernels make_kernels() {
   p.packed_a_step_stride = kRows * kStep;
   p.tile = amx_tile;
   p.finishes_rows = true;
+  p.max_depth = 256;
+  p.max_gradient_depth = 320;
   p.pack_a = pack_a;
   p.tiles_per_pack = kAmxTilesPerPack;
   p.register_loop = register_loop;

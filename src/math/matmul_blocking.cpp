@@ -13,16 +13,13 @@ void choose_depth(const ProductKernels& kernels, std::int64_t k, std::int64_t mo
   blocking.depths = std::max<std::int64_t>(1, ceil_divide(k, blocking.depth));
 }
 
-/// At most `most` of `count` per block, blocks of nearly equal size.
-std::int64_t even_share(std::int64_t count, std::int64_t most) { return ceil_divide(count, ceil_divide(count, most)); }
-
 }  // namespace
 
 Blocking choose_blocking(const ProductKernels& kernels, std::int64_t rows, std::int64_t cols, std::int64_t k,
                          std::int64_t depth_unit, bool shared) {
   Blocking b;
   if (rows <= 0 || cols <= 0) return b;
-  choose_depth(kernels, k, k <= kernels.max_whole_depth ? kernels.max_whole_depth : kMaxDepth, depth_unit, b);
+  choose_depth(kernels, k, k <= kernels.max_whole_depth ? kernels.max_whole_depth : kernels.max_depth, depth_unit, b);
   const std::int64_t tiles = ceil_divide(rows, kernels.tile_rows);
   const std::int64_t panels = ceil_divide(cols, kernels.panel_cols);
   const std::int64_t panel_bytes = b.depth * kernels.panel_cols * operand_bytes(kernels.operand);
@@ -31,7 +28,9 @@ Blocking choose_blocking(const ProductKernels& kernels, std::int64_t rows, std::
   if (kernels.finishes_rows) {
     most_panels = std::min(most_panels, kMaxSumBytes / (kernels.tile_rows * 4 * kernels.panel_cols));
   }
-  if (b.depths > 1) most_panels = std::min(most_panels, kMaxSumBytes / (kMaxRows * 4 * kernels.panel_cols));
+  if (b.depths > 1)
+    most_panels =
+        std::min(most_panels, kMaxSumBytes / (std::min(kMaxRows, tiles * kernels.tile_rows) * 4 * kernels.panel_cols));
   for (;;) {
     b.tiles_per_block = even_share(tiles, most_tiles);
     b.panels_per_block = even_share(panels, most_panels);

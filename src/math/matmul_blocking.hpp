@@ -8,10 +8,7 @@
 
 namespace quern::internal {
 
-/// Longest piece of the reduction, in elements, that is kept in cache at once. A tile of A (32 rows of bf16 or 14 of f32)
-/// then takes 24 KiB or less of a 48 KiB first-level cache through which a panel streams. dW's pieces are longer, because
-/// their sums come from further away. Re-measure with matmul_bench.
-inline constexpr std::int64_t kMaxDepth = 384;
+/// dW's pieces of the reduction, in elements, where the kernels do not say. Re-measure with matmul_bench.
 inline constexpr std::int64_t kMaxGradientDepth = 512;
 /// Most bytes of sums that wait for the next piece of the reduction: with ProductKernels::max_b_bytes of B, some half of a
 /// 2 MiB second-level cache.
@@ -37,7 +34,7 @@ struct Blocking {
 };
 
 /// y = x W^T and dx = dy W: C [rows, cols] over a reduction of length k. Pieces of the reduction start at multiples of
-/// `depth_unit` (a power of two up to kMaxDepth). `shared`: more than one thread takes tasks, so there must be enough of
+/// `depth_unit` (a power of two up to max_depth). `shared`: more than one thread takes tasks, so there must be enough of
 /// them (how a product is cut into tasks changes no bit).
 [[nodiscard]] Blocking choose_blocking(const ProductKernels& kernels, std::int64_t rows, std::int64_t cols, std::int64_t k,
                                        std::int64_t depth_unit = 1, bool shared = true);
@@ -61,6 +58,10 @@ struct GradientBlocking {
 
 [[nodiscard]] constexpr std::int64_t ceil_divide(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
 [[nodiscard]] constexpr std::int64_t round_up(std::int64_t a, std::int64_t b) { return ceil_divide(a, b) * b; }
+/// Blocks of nearly equal size: the largest of as many as `most` of `count` each would take.
+[[nodiscard]] constexpr std::int64_t even_share(std::int64_t count, std::int64_t most) {
+  return ceil_divide(count, ceil_divide(count, most));
+}
 [[nodiscard]] constexpr std::int64_t operand_bytes(ElementType type) { return type == ElementType::f32 ? 4 : 2; }
 
 }  // namespace quern::internal

@@ -84,8 +84,10 @@ struct ProductKernels {
   /// Most bytes of B that a task reads again for each of its tiles of A: a quarter of a 2 MiB second-level cache. Where more
   /// pays, it is because A is then read fewer times. Re-measure with matmul_bench.
   std::int64_t max_b_bytes = 512 * 1024;
-  /// Reductions up to this length are not cut (longer ones into pieces of at most kMaxDepth).
+  /// Reductions up to max_whole_depth are not cut, longer ones into pieces of at most max_depth: of a tile of A (32 rows of
+  /// bf16 or 14 of f32), a panel streaming past it and the tile's sums, first-level cache (48 KiB) should keep the first.
   std::int64_t max_whole_depth = 384;
+  std::int64_t max_depth = 384;
   /// dW: the longest piece of the reduction, and most bytes of sums that are gone through before the next piece; 0: what
   /// matmul_blocking.hpp says.
   std::int64_t max_gradient_depth = 0;
@@ -95,8 +97,9 @@ struct ProductKernels {
   /// pack_weight_rows: source [k, cols <= panel_cols]. pack_weight_transposed: source [cols, k].
   void (*pack_weight_rows)(const MatmulBlock& source, std::int64_t padded_k, void* panel) = nullptr;
   void (*pack_weight_transposed)(const MatmulBlock& source, std::int64_t padded_k, void* panel) = nullptr;
-  /// Activations [k, cols <= panel_cols] into one panel.
-  void (*pack_b)(const MatmulBlock& source, std::int64_t padded_k, void* panel) = nullptr;
+  /// Activations [k, cols <= panels_per_pack * panel_cols] into panels of padded_k rows that follow each other.
+  void (*pack_b)(const MatmulBlock& source, std::int64_t padded_k, void* panels) = nullptr;
+  std::int64_t panels_per_pack = 1;
   /// Activations [k, cols <= tiles_per_pack * tile_rows] transposed into tiles of A, packed_a_gap apart: row i of a tile is
   /// column i of its part of the source. Rows past cols are undefined; k is padded with zeros.
   void (*pack_a)(const MatmulBlock& source, std::int64_t padded_k, void* tiles) = nullptr;

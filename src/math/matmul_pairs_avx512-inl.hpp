@@ -63,14 +63,24 @@ inline void transpose16(__m512i (&r)[16]) {
   }
 }
 
-/// bf16 activations [k, cols <= 32] into a panel.
+/// Panels of activations that are packed at once: runs of 256 bytes, of which memory reads more in a given time than of 64.
+constexpr std::int64_t kPairPanelsPerPack = 4;
+
+/// bf16 activations [k, cols <= 128] into up to four panels, one after the other.
 void pack_b_pairs(const MatmulBlock& source, std::int64_t padded_k, void* out) {
-  auto* panel = static_cast<std::uint16_t*>(out);
-  const __mmask32 cols = low_bits32(source.cols);
-  for (std::int64_t k = 0; k < padded_k; k += 2, panel += 2 * kPairPanel) {
-    const RowPair pair = interleave(load_row(source, k, cols), load_row(source, k + 1, cols));
-    _mm512_storeu_si512(panel, pair.low);
-    _mm512_storeu_si512(panel + 32, pair.high);
+  auto* first = static_cast<std::uint16_t*>(out);
+  for (std::int64_t k = 0; k < padded_k; k += 2, first += 2 * kPairPanel) {
+    std::uint16_t* panel = first;
+    for (std::int64_t begin = 0; begin < source.cols; begin += kPairPanel, panel += padded_k * kPairPanel) {
+      const MatmulBlock part{.data = static_cast<const std::uint16_t*>(source.data) + begin,
+                             .stride = source.stride,
+                             .rows = source.rows,
+                             .cols = source.cols - begin};
+      const __mmask32 cols = low_bits32(part.cols);
+      const RowPair pair = interleave(load_row(part, k, cols), load_row(part, k + 1, cols));
+      _mm512_storeu_si512(panel, pair.low);
+      _mm512_storeu_si512(panel + 32, pair.high);
+    }
   }
 }
 
@@ -142,6 +152,7 @@ constexpr ProductKernels pair_operand_packs() {
   p.pack_weight_rows = pack_weight_rows_pairs;
   p.pack_weight_transposed = pack_weight_transposed_pairs;
   p.pack_b = pack_b_pairs;
+  p.panels_per_pack = kPairPanelsPerPack;
   p.copy_a = copy_rows_bf16;
   p.column_sums = column_sums<bf16>;
   return p;

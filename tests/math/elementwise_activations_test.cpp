@@ -50,10 +50,17 @@ double slope(Activation activation, double x) {
   return 0.0;
 }
 
-/// Error of f32 arithmetic in value and slope: erf's 2e-7, or a few roundings of terms no larger than 1 + |x| + x^2 (relu2).
+/// Relative error of 1 / (1 + exp(-x)) as used for results stored as T: short_sigmoid_f32's 6e-5 for bf16.
+template <class T>
+constexpr double kSigmoidError = sizeof(T) == sizeof(float) ? 3e-7 : 6e-5;
+
+/// Error of arithmetic in value and slope: erf's 2e-7, or a few roundings of terms no larger than 1 + |x| + x^2 (relu2); and
+/// the sigmoid's, once in the value and up to three times in the slope s + x s (1 - s) u'.
+template <class T>
 double arithmetic(Activation activation, double x) {
+  const bool sigmoid = activation == Activation::gelu_tanh || activation == Activation::silu;
   const double size = activation == Activation::relu2 ? x * x + std::abs(x) : 1.0 + std::abs(x);
-  return 0x1p-21 * size;
+  return (0x1p-21 + (sigmoid ? 2.0 * kSigmoidError<T> : 0.0)) * size;
 }
 
 TEST(ActivationReference, SlopeAgreesWithCentralDifferences) {
@@ -89,8 +96,8 @@ void check_activation(const ElementwiseKernels& table, Activation activation, st
     for (std::int64_t c = 0; c < cols; ++c) {
       const double at = x.value(r, c), d = dy.value(r, c);
       const double f = value(activation, at), df = d * slope(activation, at);
-      ASSERT_NEAR(y.value(r, c), f, arithmetic(activation, at) + kStorageError<T> * std::abs(f)) << "x " << at;
-      ASSERT_NEAR(dx.value(r, c), df, std::abs(d) * arithmetic(activation, at) + kStorageError<T> * std::abs(df))
+      ASSERT_NEAR(y.value(r, c), f, arithmetic<T>(activation, at) + kStorageError<T> * std::abs(f)) << "x " << at;
+      ASSERT_NEAR(dx.value(r, c), df, std::abs(d) * arithmetic<T>(activation, at) + kStorageError<T> * std::abs(df))
           << "x " << at;
     }
     // The same element at another place in the vector: the same bits.
@@ -129,7 +136,7 @@ void check_epilogue(const ElementwiseKernels& table, Activation activation, std:
     for (std::int64_t c = 0; c < cols; ++c) {
       const double at = static_cast<double>(sum.at(r, c) + bias.at(0, c)), f = value(activation, at);
       ASSERT_NEAR(value_of(pre[static_cast<std::size_t>(r * (cols + gap) + c)]), at, kStorageError<T> * std::abs(at));
-      ASSERT_NEAR(out.value(r, c), f, arithmetic(activation, at) + kStorageError<T> * std::abs(f)) << "x " << at;
+      ASSERT_NEAR(out.value(r, c), f, arithmetic<T>(activation, at) + kStorageError<T> * std::abs(f)) << "x " << at;
     }
     for (std::int64_t c = cols; c < cols + gap; ++c) {
       ASSERT_EQ(value_of(pre[static_cast<std::size_t>(r * (cols + gap) + c)]), 0.0) << "the gap is not the kernel's";
@@ -163,7 +170,7 @@ void check_gated(const ElementwiseKernels& table, Activation activation, std::in
   for (std::int64_t r = 0; r < 2; ++r) {
     for (std::int64_t c = 0; c < width; ++c) {
       const double gate = gate_up.value(r, c), up = gate_up.value(r, width + c), d = dy.value(r, c);
-      const double f = value(activation, gate), error = arithmetic(activation, gate);
+      const double f = value(activation, gate), error = arithmetic<T>(activation, gate);
       const double out = f * up, d_gate = d * up * slope(activation, gate), d_up = d * f;
       ASSERT_NEAR(y.value(r, c), out, std::abs(up) * error + kStorageError<T> * std::abs(out));
       ASSERT_NEAR(d_gate_up.value(r, c), d_gate, std::abs(d * up) * error + kStorageError<T> * std::abs(d_gate));
@@ -206,7 +213,7 @@ void check_clamped_swiglu(const ElementwiseKernels& table, std::int64_t width) {
       const double gate = gate_up.value(r, c), up = gate_up.value(r, width + c), d = dy.value(r, c);
       const ClampedUnit unit = clamped_unit(gate, up);
       // A few roundings of terms no larger than (|g| + 1) (|u| + 1) with |u| <= 7.
-      const double error = 0x1p-20 * 8.0 * (1.0 + std::min(std::abs(gate), 7.0));
+      const double error = (0x1p-20 + 2.0 * kSigmoidError<T>)*8.0 * (1.0 + std::min(std::abs(gate), 7.0));
       ASSERT_NEAR(y.value(r, c), unit.y, error + kStorageError<T> * std::abs(unit.y)) << gate << " " << up;
       ASSERT_NEAR(d_gate_up.value(r, c), d * unit.d_gate, std::abs(d) * (error + kStorageError<T> * std::abs(unit.d_gate)))
           << gate << " " << up;
