@@ -126,12 +126,31 @@ void add_losses() {
   for (const float cap : {0.0F, 30.0F}) {
     const std::string name = cap == 0.0F ? "cross_entropy" : "cross_entropy_capped";
     add(name + "/bf16", 6, [=](const ElementwiseKernels& k, Data& d) {
-      k.b16.cross_entropy(d.x.data(), kCols, d.index.data(), d.scale.data(), cap, d.mean.data(), d.half_y.data(), kCols,
-                          d.rows, kCols);
+      std::vector<CrossEntropyRow> rows(static_cast<std::size_t>(d.rows));
+      k.b16.cross_entropy_columns({.logits = d.x.data(),
+                                   .logits_stride = kCols,
+                                   .rows = d.rows,
+                                   .cols = kCols,
+                                   .target = d.index.data(),
+                                   .row_scale = d.scale.data(),
+                                   .soft_cap = cap,
+                                   .row = rows.data(),
+                                   .exponentials = d.half_y.data(),
+                                   .exponentials_stride = kCols});
+      k.b16.cross_entropy_targets(rows.data(), d.index.data(), d.scale.data(), d.half_y.data(), kCols, d.mean.data(), d.rows,
+                                  kCols);
     });
   }
   add("cross_entropy_loss_only", 4, [](const ElementwiseKernels& k, Data& d) {
-    k.f32.cross_entropy(d.x.data(), kCols, d.index.data(), d.scale.data(), 0.0F, d.mean.data(), nullptr, 0, d.rows, kCols);
+    std::vector<CrossEntropyRow> rows(static_cast<std::size_t>(d.rows));
+    k.f32.cross_entropy_columns({.logits = d.x.data(),
+                                 .logits_stride = kCols,
+                                 .rows = d.rows,
+                                 .cols = kCols,
+                                 .target = d.index.data(),
+                                 .row_scale = d.scale.data(),
+                                 .row = rows.data()});
+    benchmark::DoNotOptimize(rows.data());
   });
   add("softmax", 8, [](const ElementwiseKernels& k, Data& d) { k.softmax(d.z.data(), kCols, 1.0F, d.rows, kCols); });
 }

@@ -46,6 +46,38 @@ struct ActivationEpilogue {
   std::int64_t cols = 0;
 };
 
+/// Logits whose maximum is found before their exponentials are summed. A row's bits depend on it, not on how its columns
+/// were cut.
+inline constexpr std::int64_t kCrossEntropyBlock = 1024;
+
+/// A row's softmax while its columns pass by; starts like this.
+struct CrossEntropyRow {
+  float shift = 0.0F;         ///< what exponentials count from
+  float target_logit = 0.0F;  ///< capped
+  float target_slope = 1.0F;  ///< of the soft cap there
+  double sum = 0.0;           ///< of exp(logit - shift) so far
+};
+
+/// Columns first_col .. first_col + cols - 1 of some rows of logits; those before were passed by already. first_col is a
+/// multiple of kCrossEntropyBlock, and so is cols unless these are the last. Rows with row_scale 0 are masked: nothing of
+/// theirs is read or written. soft_cap > 0: the logits are not yet capped, l' = cap * tanh(l / cap) is applied here.
+template <class T>
+struct CrossEntropyColumns {
+  const float* logits = nullptr;  ///< [rows, cols]
+  std::int64_t logits_stride = 0;
+  std::int64_t rows = 0;
+  std::int64_t first_col = 0;
+  std::int64_t cols = 0;
+  const std::int32_t* target = nullptr;  ///< [rows]
+  const float* row_scale = nullptr;      ///< [rows]
+  float soft_cap = 0.0F;
+  CrossEntropyRow* row = nullptr;  ///< [rows] (+=)
+  /// exp(logit - shift), times the soft cap's derivative: column first_col of [rows, vocab], of which the columns before
+  /// hold what earlier calls left (and are changed where the shift is). Null where only losses are wanted.
+  T* exponentials = nullptr;
+  std::int64_t exponentials_stride = 0;
+};
+
 /// Operations whose activations are stored as T.
 template <class T>
 struct ElementwiseKernelsFor {
@@ -91,13 +123,17 @@ struct ElementwiseKernelsFor {
   void (*rope)(T* x, std::int64_t row_stride, std::int64_t head_stride, std::int64_t rows, std::int64_t heads,
                std::int64_t rotated, RopePairing pairing, const float* cos_sin, const std::int32_t* positions, bool inverse);
 
-  /// Softmax cross-entropy of `rows` rows of logits (f32 [rows, vocab]): loss[r] = log(sum exp(logits[r])) -
-  /// logits[r][target[r]], and dlogits (T [rows, vocab], nullable) = (softmax - onehot) * row_scale[r]. Rows with
-  /// row_scale 0 are masked: loss 0, dlogits 0. Targets of masked rows are not read. When soft_cap > 0 the logits were not
-  /// yet capped: l' = cap * tanh(l / cap) is applied here, and its derivative in dlogits.
-  void (*cross_entropy)(const float* logits, std::int64_t logits_stride, const std::int32_t* target, const float* row_scale,
-                        float soft_cap, float* loss, T* dlogits, std::int64_t dlogits_stride, std::int64_t rows,
-                        std::int64_t vocab);
+  /// Softmax cross-entropy, some columns of the logits at a time; then cross_entropy_loss() (cross_entropy.hpp) of each row
+  /// and, for gradients, the next.
+  void (*cross_entropy_columns)(const CrossEntropyColumns<T>& columns);
+  /// Makes the exponentials [rows, vocab] the gradients of the losses with respect to the logits, apart from a factor for
+  /// each row: (softmax - onehot) * row_scale[r] = factor[r] * exponentials. Rows with row_scale 0: factor 0 and zeros.
+  void (*cross_entropy_targets)(const CrossEntropyRow* row, const std::int32_t* target, const float* row_scale,
+                                T* exponentials, std::int64_t exponentials_stride, float* factor, std::int64_t rows,
+                                std::int64_t vocab);
+  /// y = factor[r] * x, rows of T; y may be x.
+  void (*scale_rows)(const T* x, std::int64_t x_stride, const float* factor, T* y, std::int64_t y_stride, std::int64_t rows,
+                     std::int64_t cols);
 
   void (*from_f32)(const float* x, std::int64_t x_stride, T* y, std::int64_t y_stride, std::int64_t rows, std::int64_t cols);
   void (*to_f32)(const T* x, std::int64_t x_stride, float* y, std::int64_t y_stride, std::int64_t rows, std::int64_t cols);

@@ -114,5 +114,16 @@ void convert_rows(const X* x, std::int64_t x_stride, Y* y, std::int64_t y_stride
   }
 }
 
+template <class T>
+void scale_rows(const T* x, std::int64_t x_stride, const float* factor, T* y, std::int64_t y_stride, std::int64_t rows,
+                std::int64_t cols) {
+  for (std::int64_t r = 0; r < rows; ++r, x += x_stride, y += y_stride) {
+    const VF by = simd::splat(factor[r]);
+    simd::for_each_vector(0, cols, [&](auto vector, std::int64_t i) QUERN_INLINE_LAMBDA {
+      vector.store(hn::Mul(vector.load(x + i), by), y + i);
+    });
+  }
+}
+
 }  // namespace
 }  // namespace quern

@@ -26,7 +26,9 @@ constexpr ElementwiseKernelsFor<T> elementwise_kernels_for() {
           .gated_backward = gated_backward_rows<T>,
           .clamped_swiglu_backward = clamped_swiglu_backward_rows<T>,
           .rope = rope_rows<T>,
-          .cross_entropy = cross_entropy_rows<T>,
+          .cross_entropy_columns = cross_entropy_columns<T>,
+          .cross_entropy_targets = cross_entropy_targets<T>,
+          .scale_rows = scale_rows<T>,
           .from_f32 = convert_rows<float, T>,
           .to_f32 = convert_rows<T, float>,
           .dropout_backward = dropout_backward_rows<T>};

@@ -304,6 +304,24 @@ Weight pack_weight(Exec& exec, ComputeType compute, const float* w, std::int64_t
   return weight;
 }
 
+Weight weight_rows(const Backend& backend, const Weight& w, std::int64_t first, std::int64_t rows) {
+  assert(first % kWeightRowUnit == 0 && first + rows <= w.rows);
+  std::int64_t bytes = 0;
+  if (w.layout == WeightLayout::packed) {
+    const ProductKernels& kernels = product_kernels(backend, compute_of(w.type));
+    assert(kWeightRowUnit % kernels.panel_cols == 0);
+    bytes = first * round_up(w.cols, kernels.step) * operand_bytes(kernels.operand);
+  } else {
+    const BlockFormat& format = block_format(w.type);
+    bytes = first * (w.cols / format.block_elements) * static_cast<std::int64_t>(format.block_bytes);
+  }
+  Weight part = w;
+  part.rows = rows;
+  part.forward = at(w.forward, bytes);
+  part.backward = nullptr;
+  return part;
+}
+
 std::size_t matmul_scratch_bytes(const Backend& backend, std::int64_t max_rows, std::int64_t max_cols) {
   if (backend.eigen) return 0;
   const std::int64_t n = std::max<std::int64_t>({max_rows, max_cols, 1});

@@ -61,6 +61,12 @@ struct PackedWeightBytes {
 Weight pack_weight(Exec& exec, ComputeType compute, const float* w, std::int64_t rows, std::int64_t cols, void* forward,
                    void* backward);
 
+/// Columns of y = x W^T that can be computed apart start at multiples of this many rows of W.
+inline constexpr std::int64_t kWeightRowUnit = 64;
+/// Rows first .. first + rows - 1 of W, for products y = x W^T only: a view of the same memory. `first` is a multiple of
+/// kWeightRowUnit.
+[[nodiscard]] Weight weight_rows(const Backend& backend, const Weight& w, std::int64_t first, std::int64_t rows);
+
 /// A row-major matrix that a product reads: element (r, c) at data + r * row_stride + c.
 struct ConstMatrix {
   const void* data = nullptr;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "math/cross_entropy.hpp"
 #include "math/matmul.hpp"
 #include "model/layers_internal.hpp"
 
@@ -14,46 +15,121 @@ using internal::rows_of;
 using internal::SplitScratch;
 
 namespace {
-/// Bytes of f32 logits that one thread works on: about half of a 2 MiB L2, so that the softmax finds them in cache.
-/// Re-measure with bench/model/output_head_bench.
-constexpr std::int64_t kChunkBytes = std::int64_t{1} << 20;
-/// A packed head of more bytes comes from memory for every chunk, in both directions, so chunks are then longer than that.
-constexpr std::int64_t kLargePackBytes = std::int64_t{32} << 20;
+/// Bytes of f32 logits that one thread computes before their exponentials are taken: half of a 2 MiB L2.
+constexpr std::int64_t kStripBytes = std::int64_t{1} << 20;
+/// Every chunk reads the whole packed head, forward and backward, so chunks have many rows; but all threads need some.
+constexpr std::int64_t kMaxChunkRows = 128;
+constexpr std::int64_t kMinChunkRows = 32;
+constexpr std::int64_t kEnoughChunks = 8;
 /// Bytes of logit gradients kept for the head's weight gradient. The weight gradient is read and written once per block, so
 /// blocks of fewer than about a thousand rows would make that traffic dominate.
-constexpr std::int64_t kBlockBytes = std::int64_t{48} << 20;
+constexpr std::int64_t kBlockBytes = std::int64_t{96} << 20;
 constexpr std::int64_t kMinBlockRows = 512;
+/// Strips' rows are this much longer than needed, so that they do not share cache sets.
+constexpr std::int64_t kStripPad = 16;
 
 std::int64_t round_up(std::int64_t value, std::int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
 
-/// Norm and logits of rows `range` into `logits` (f32 [range.rows, vocab], contiguous).
+/// Columns of a strip of logits; whole blocks of the softmax.
+std::int64_t strip_cols(std::int64_t vocab, std::int64_t chunk_rows) {
+  const std::int64_t blocks = std::max<std::int64_t>(1, kStripBytes / (chunk_rows * kCrossEntropyBlock * 4));
+  return std::min(vocab, blocks * kCrossEntropyBlock);
+}
+
+/// One thread's working memory for a chunk, cut from its scratch.
+struct ChunkMemory {
+  ChunkMemory(Exec& exec, std::int64_t chunk_rows, std::int64_t vocab, std::int64_t width)
+      : cols(strip_cols(vocab, chunk_rows)),
+        scratch(exec, bytes(chunk_rows, vocab, width)),
+        rows(reinterpret_cast<CrossEntropyRow*>(scratch.own)),
+        factor(reinterpret_cast<float*>(scratch.own + rows_bytes(chunk_rows))),
+        strip(reinterpret_cast<float*>(scratch.own + rows_bytes(chunk_rows) + factor_bytes(chunk_rows))) {}
+
+  [[nodiscard]] static std::size_t rows_bytes(std::int64_t chunk_rows) {
+    return SplitScratch::aligned(static_cast<std::size_t>(chunk_rows) * sizeof(CrossEntropyRow));
+  }
+  [[nodiscard]] static std::size_t factor_bytes(std::int64_t chunk_rows) {
+    return SplitScratch::aligned(static_cast<std::size_t>(chunk_rows) * sizeof(float));
+  }
+  [[nodiscard]] static std::size_t bytes(std::int64_t chunk_rows, std::int64_t vocab, std::int64_t width) {
+    const std::int64_t floats = chunk_rows * std::max(strip_cols(vocab, chunk_rows) + kStripPad, width);
+    return rows_bytes(chunk_rows) + factor_bytes(chunk_rows) + static_cast<std::size_t>(floats) * sizeof(float);
+  }
+
+  std::int64_t cols;
+  SplitScratch scratch;
+  CrossEntropyRow* rows;  ///< [chunk_rows]
+  float* factor;          ///< [chunk_rows] by which the rows of d_logits are too small
+  float* strip;           ///< [chunk_rows, cols + kStripPad] logits, later [chunk_rows, width]
+};
+
+/// The final norm of rows `range`.
 template <class T>
-void chunk_logits(Exec& exec, const ModelWeights& weights, const float* x, const HeadBuffers<T>& buffers, float* logits,
-                  RowRange range) {
+void final_norm(Exec& exec, const ModelWeights& weights, const float* x, const HeadBuffers<T>& buffers, RowRange range) {
   const ModelConfig& config = weights.config;
   internal::norm_forward(exec, config, weights.final_norm, weights.final_norm_bias, x, buffers.norm_out, buffers.norm_mean,
                          buffers.norm_rstd, range);
   mark(exec, Operation::norm, StepPhase::forward, -1, moved_cost(range.rows() * config.width, 4 + sizeof(T)));
-  matmul_forward(exec, rows_of(buffers.norm_out, range, config.width), weights.head,
-                 {logits, ElementType::f32, range.rows(), config.vocab, config.vocab});
-  mark(exec, Operation::head_product, StepPhase::forward, -1,
-       product_cost(range.rows(), config.vocab, config.width, sizeof(T), sizeof(float)));
+}
+
+/// Losses of rows `range` from norm_out, a strip of logits at a time. Where `d_logits` is not null, also the gradients of
+/// those losses times `scale`, each row divided by memory.factor; norm_out is multiplied by it. Serial exec.
+template <class T>
+void chunk_loss(Exec& exec, const ModelWeights& weights, const std::int32_t* targets, const float* scale, RowRange range,
+                const HeadBuffers<T>& buffers, ChunkMemory& memory, T* d_logits) {
+  const ModelConfig& config = weights.config;
+  const std::int64_t vocab = config.vocab;
+  const std::int64_t stride = memory.cols + kStripPad;
+  const auto& kernels = kernels_for<T>(exec);
+  std::fill_n(memory.rows, range.rows(), CrossEntropyRow{});
+  for (std::int64_t first = 0; first < vocab; first += memory.cols) {
+    const std::int64_t cols = std::min(memory.cols, vocab - first);
+    matmul_forward(memory.scratch.inner, rows_of(buffers.norm_out, range, config.width),
+                   weight_rows(exec.backend, weights.head, first, cols),
+                   {memory.strip, ElementType::f32, range.rows(), cols, stride});
+    mark(exec, Operation::head_product, StepPhase::forward, -1,
+         product_cost(range.rows(), cols, config.width, sizeof(T), sizeof(float)));
+    kernels.cross_entropy_columns({.logits = memory.strip,
+                                   .logits_stride = stride,
+                                   .rows = range.rows(),
+                                   .first_col = first,
+                                   .cols = cols,
+                                   .target = targets + range.begin,
+                                   .row_scale = scale + range.begin,
+                                   .soft_cap = config.final_soft_cap,
+                                   .row = memory.rows,
+                                   .exponentials = d_logits == nullptr ? nullptr : d_logits + first,
+                                   .exponentials_stride = vocab});
+    mark(exec, Operation::loss, StepPhase::forward, -1,
+         moved_cost(range.rows() * cols, sizeof(float) + (d_logits == nullptr ? 0 : sizeof(T))));
+  }
+  for (std::int64_t r = 0; r < range.rows(); ++r) {
+    buffers.loss[range.begin + r] = cross_entropy_loss(memory.rows[r], scale[range.begin + r]);
+  }
+  if (d_logits == nullptr) return;
+  // One more pass over d_logits is saved by putting the factor elsewhere: into norm_out, the other operand of the weight
+  // gradient, and into the sums of the backward product.
+  kernels.cross_entropy_targets(memory.rows, targets + range.begin, scale + range.begin, d_logits, vocab, memory.factor,
+                                range.rows(), vocab);
+  T* norm_out = buffers.norm_out + range.begin * config.width;
+  kernels.scale_rows(norm_out, config.width, memory.factor, norm_out, config.width, range.rows(), config.width);
+  mark(exec, Operation::loss, StepPhase::forward, -1, moved_cost(range.rows() * config.width, 2 * sizeof(T)));
 }
 }  // namespace
 
 HeadTiling head_tiling(const ModelConfig& config, std::int64_t rows) {
   HeadTiling tiling;
-  const std::int64_t least = config.vocab * config.width * 2 > kLargePackBytes ? 128 : 32;
-  tiling.chunk_rows = std::clamp<std::int64_t>(kChunkBytes / (config.vocab * 4) / 32 * 32, least, 128);
+  tiling.chunk_rows = std::clamp(round_up((rows + kEnoughChunks - 1) / kEnoughChunks, 32), kMinChunkRows, kMaxChunkRows);
   const std::int64_t budget_rows = std::max(kMinBlockRows, kBlockBytes / (config.vocab * 4));
-  tiling.block_rows = std::min(round_up(rows, tiling.chunk_rows), budget_rows / tiling.chunk_rows * tiling.chunk_rows);
+  const std::int64_t blocks = std::max<std::int64_t>(1, (rows + budget_rows - 1) / budget_rows);
+  tiling.block_rows = round_up((rows + blocks - 1) / blocks, 2 * tiling.chunk_rows);  // even, so that threads have as much
   return tiling;
 }
 
 std::size_t head_scratch_bytes(const Backend& backend, const ModelConfig& config, std::int64_t rows) {
   const HeadTiling tiling = head_tiling(config, rows);
-  const auto own = static_cast<std::size_t>(tiling.chunk_rows * std::max(config.vocab, config.width)) * sizeof(float);
-  return SplitScratch::aligned(own) + matmul_scratch_bytes(backend, tiling.block_rows, std::max(config.vocab, config.width));
+  return SplitScratch::aligned(ChunkMemory::bytes(tiling.chunk_rows, config.vocab, config.width)) +
+         matmul_scratch_bytes(backend, tiling.block_rows, std::max(config.vocab, config.width));
 }
 
 template <class T>
@@ -65,13 +141,9 @@ void head_loss(Exec& exec, const ModelWeights& weights, const float* x, const st
     const RowRange range{chunk * chunk_rows, std::min((chunk + 1) * chunk_rows, rows)};
     TeamMember alone = exec.member.alone();
     Exec serial{alone, exec.backend, exec.scratch};
-    SplitScratch scratch(serial, static_cast<std::size_t>(chunk_rows * config.vocab) * sizeof(float));
-    auto* logits = reinterpret_cast<float*>(scratch.own);
-    chunk_logits(scratch.inner, weights, x, buffers, logits, range);
-    kernels_for<T>(exec).cross_entropy(logits, config.vocab, targets + range.begin, row_weight + range.begin,
-                                       config.final_soft_cap, buffers.loss + range.begin, nullptr, 0, range.rows(),
-                                       config.vocab);
-    mark(serial, Operation::loss, StepPhase::forward, -1, moved_cost(range.rows() * config.vocab, sizeof(float)));
+    ChunkMemory memory(serial, chunk_rows, config.vocab, config.width);
+    final_norm(serial, weights, x, buffers, range);
+    chunk_loss<T>(serial, weights, targets, row_weight, range, buffers, memory, nullptr);
   });
 }
 
@@ -94,16 +166,14 @@ void head_loss_backward(Exec& exec, const ModelWeights& weights, const Parameter
       const RowRange range{begin, std::min(begin + tiling.chunk_rows, block_begin + block_rows)};
       TeamMember alone = exec.member.alone();
       Exec serial{alone, exec.backend, exec.scratch};
-      SplitScratch scratch(serial, static_cast<std::size_t>(tiling.chunk_rows * std::max(vocab, width)) * sizeof(float));
-      auto* logits = reinterpret_cast<float*>(scratch.own);
-      chunk_logits(scratch.inner, weights, x, buffers, logits, range);
+      ChunkMemory memory(serial, tiling.chunk_rows, vocab, width);
       T* d_logits = buffers.d_logits + (begin - block_begin) * vocab;
-      kernels_for<T>(exec).cross_entropy(logits, vocab, targets + begin, scaled_weight + begin, config.final_soft_cap,
-                                         buffers.loss + begin, d_logits, vocab, range.rows(), vocab);
-      mark(serial, Operation::loss, StepPhase::forward, -1, moved_cost(range.rows() * vocab, 4 + sizeof(T)));
-      auto* d_norm = reinterpret_cast<float*>(scratch.own);  // the logits are no longer read
-      matmul_backward_input(scratch.inner, {d_logits, element_type_of<T>(), range.rows(), vocab, vocab}, weights.head,
+      final_norm(serial, weights, x, buffers, range);
+      chunk_loss(serial, weights, targets, scaled_weight, range, buffers, memory, d_logits);
+      float* d_norm = memory.strip;  // its logits are no longer read
+      matmul_backward_input(memory.scratch.inner, {d_logits, element_type_of<T>(), range.rows(), vocab, vocab}, weights.head,
                             {d_norm, ElementType::f32, range.rows(), width, width});
+      exec.backend.kernels->elementwise->f32.scale_rows(d_norm, width, memory.factor, d_norm, width, range.rows(), width);
       mark(serial, Operation::head_product, StepPhase::backward, -1,
            product_cost(range.rows(), width, vocab, sizeof(T), sizeof(float)));
       float* sums = buffers.norm_partials + begin / tiling.chunk_rows * 2 * width;
@@ -141,7 +211,11 @@ void head_logits(Exec& exec, const ModelWeights& weights, const float* x, T* nor
   const ModelConfig& config = weights.config;
   HeadBuffers<T> buffers;
   buffers.norm_out = norm_out;
-  chunk_logits(exec, weights, x, buffers, logits, {0, rows});
+  final_norm(exec, weights, x, buffers, {0, rows});
+  matmul_forward(exec, rows_of(norm_out, {0, rows}, config.width), weights.head,
+                 {logits, ElementType::f32, rows, config.vocab, config.vocab});
+  mark(exec, Operation::head_product, StepPhase::forward, -1,
+       product_cost(rows, config.vocab, config.width, sizeof(T), sizeof(float)));
   if (config.final_soft_cap > 0.0F) {
     const float cap = config.final_soft_cap;
     exec.member.for_each(rows, [&](std::int64_t row) {

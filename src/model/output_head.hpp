@@ -12,7 +12,7 @@ namespace quern {
 /// How the head walks the rows; fixed by shapes alone.
 struct HeadTiling {
   std::int64_t block_rows = 0;  ///< rows whose logit gradients exist at once (for the head's weight gradient)
-  std::int64_t chunk_rows = 0;  ///< rows whose f32 logits one thread holds at once
+  std::int64_t chunk_rows = 0;  ///< rows that one thread takes through loss and back; of their f32 logits a strip exists
 };
 [[nodiscard]] HeadTiling head_tiling(const ModelConfig& config, std::int64_t rows);
 

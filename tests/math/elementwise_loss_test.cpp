@@ -3,6 +3,7 @@
 #include <limits>
 
 #include "elementwise_support.hpp"
+#include "math/cross_entropy.hpp"
 
 namespace quern::test {
 namespace {
@@ -47,6 +48,50 @@ TEST(CrossEntropyReference, GradientAgreesWithCentralDifferences) {
   }
 }
 
+/// Losses of complete rows of logits, given `strip` columns at a time; and gradients, apart from each row's factor.
+template <class T>
+struct Losses {
+  Losses(const ElementwiseKernels& table, const Rows<float>& logits, const std::int32_t* target, const float* scale,
+         float cap, std::int64_t strip, bool wants_gradient)
+      : gradient(logits.rows(), logits.cols(), 5, 2) {
+    const auto& kernels = kernels_for<T>(table);
+    const auto count = static_cast<std::size_t>(logits.rows());
+    std::vector<CrossEntropyRow> rows(count);
+    for (std::int64_t first = 0; first < logits.cols(); first += strip) {
+      kernels.cross_entropy_columns({.logits = logits.data() + first,
+                                     .logits_stride = logits.stride(),
+                                     .rows = logits.rows(),
+                                     .first_col = first,
+                                     .cols = std::min(strip, logits.cols() - first),
+                                     .target = target,
+                                     .row_scale = scale,
+                                     .soft_cap = cap,
+                                     .row = rows.data(),
+                                     .exponentials = wants_gradient ? gradient.data() + first : nullptr,
+                                     .exponentials_stride = gradient.stride()});
+    }
+    for (std::size_t r = 0; r < count; ++r) loss.push_back(cross_entropy_loss(rows[r], scale[r]));
+    factor.resize(count);
+    if (!wants_gradient) return;
+    kernels.cross_entropy_targets(rows.data(), target, scale, gradient.data(), gradient.stride(), factor.data(),
+                                  logits.rows(), logits.cols());
+  }
+  /// Of logit c of row r, as the head takes it into its products.
+  [[nodiscard]] double gradient_of(std::int64_t r, std::int64_t c) const {
+    return gradient.value(r, c) * value_of(factor[static_cast<std::size_t>(r)]);
+  }
+
+  std::vector<float> loss, factor;
+  Rows<T> gradient;
+};
+
+/// One row without gaps.
+Rows<float> row_of(const std::vector<float>& logits) {
+  Rows<float> row(1, std::ssize(logits), 0, 0);
+  std::copy(logits.begin(), logits.end(), row.data());
+  return row;
+}
+
 template <class T>
 void check_cross_entropy(const ElementwiseKernels& table, std::int64_t vocab, float cap, double spread) {
   constexpr std::int64_t kRows = 4;
@@ -55,17 +100,18 @@ void check_cross_entropy(const ElementwiseKernels& table, std::int64_t vocab, fl
   const std::int32_t target[kRows] = {static_cast<std::int32_t>(vocab - 1), 0, -1000000,
                                       static_cast<std::int32_t>(vocab / 2)};
   const float scale[kRows] = {0.25F, 1.0F, 0.0F, -2.0F};
-  Rows<T> gradient(kRows, vocab, 5, 2);
-  std::vector<float> loss(kRows, -1.0F), loss_only(kRows, -1.0F);
-  const auto& kernel = kernels_for<T>(table).cross_entropy;
-  kernel(logits.data(), logits.stride(), target, scale, cap, loss.data(), gradient.data(), gradient.stride(), kRows, vocab);
-  kernel(logits.data(), logits.stride(), target, scale, cap, loss_only.data(), nullptr, 0, kRows, vocab);
-  EXPECT_EQ(loss, loss_only);
+  const Losses<T> all(table, logits, target, scale, cap, vocab, true);
+  const std::vector<float>& loss = all.loss;
+  EXPECT_EQ(loss, Losses<T>(table, logits, target, scale, cap, vocab, false).loss);
+  // Cut into strips of whole blocks: the same bits.
+  const Losses<T> cut(table, logits, target, scale, cap, kCrossEntropyBlock, true);
+  EXPECT_EQ(loss, cut.loss);
+  for (std::int64_t r = 0; r < kRows; ++r) EXPECT_TRUE(cut.gradient.same_bits(r, all.gradient, r));
   for (std::int64_t r = 0; r < kRows; ++r) {
     const auto row = static_cast<std::size_t>(r);
     if (scale[r] == 0.0F) {
       EXPECT_EQ(loss[row], 0.0F);
-      for (std::int64_t c = 0; c < vocab; ++c) ASSERT_EQ(gradient.value(r, c), 0.0);
+      for (std::int64_t c = 0; c < vocab; ++c) ASSERT_EQ(all.gradient_of(r, c), 0.0);
       continue;
     }
     const Vector l = logits.row(r);
@@ -84,18 +130,16 @@ void check_cross_entropy(const ElementwiseKernels& table, std::int64_t vocab, fl
       double bound = (error + kStorageError<T>)*std::abs(exact) + 2e-38 * (1.0 + factor);
       if (static_cast<std::size_t>(c) == at) bound += error * factor;
       if (cap > 0.0F) bound += error * factor * std::exp(capped(l[static_cast<std::size_t>(c)], value_of(cap)) - total);
-      ASSERT_NEAR(gradient.value(r, c), exact, bound) << "vocab " << vocab << " row " << r << " c " << c;
+      ASSERT_NEAR(all.gradient_of(r, c), exact, bound) << "vocab " << vocab << " row " << r << " c " << c;
     }
     // The row alone and elsewhere: the same bits.
     Rows<float> one(1, vocab, 0, r);
     for (std::int64_t c = 0; c < vocab; ++c) one.at(0, c) = logits.at(r, c);
-    Rows<T> alone(1, vocab, 0, 3 - r);
-    float alone_loss = 0.0F;
-    kernel(one.data(), one.stride(), target + r, scale + r, cap, &alone_loss, alone.data(), alone.stride(), 1, vocab);
-    EXPECT_EQ(alone_loss, loss[row]);
-    EXPECT_TRUE(alone.same_bits(0, gradient, r));
+    const Losses<T> alone(table, one, target + r, scale + r, cap, vocab, true);
+    EXPECT_EQ(alone.loss[0], loss[row]);
+    EXPECT_TRUE(alone.gradient.same_bits(0, all.gradient, r));
   }
-  EXPECT_TRUE(gradient.gaps_untouched());
+  EXPECT_TRUE(all.gradient.gaps_untouched());
 }
 
 TEST(CrossEntropy, LossAndGradient) {
@@ -118,26 +162,31 @@ TEST(CrossEntropy, LargeVocabulary) {
   }
 }
 
-// The running maximum rises in every block, falls, or is not there at first (-inf): the sum must be rescaled alike.
+// Later blocks rise a little above what exponentials count from, much above it (then they count anew), fall, or the first
+// has no maximum at all (-inf).
 TEST(CrossEntropy, MaximumMovesBetweenBlocks) {
-  constexpr std::int64_t kVocab = 3 * 2048 + 5;
+  constexpr std::int64_t kVocab = 6 * kCrossEntropyBlock + 5;
   for (const ElementwiseKernels* table : elementwise_tables()) {
-    for (int kind = 0; kind < 3; ++kind) {
+    for (int kind = 0; kind < 4; ++kind) {
       std::vector<float> logits(kVocab);
       for (std::int64_t i = 0; i < kVocab; ++i) {
         const float rising = static_cast<float>(i) / 100.0F;
-        logits[static_cast<std::size_t>(i)] = kind == 0 ? rising : kind == 1 ? -rising : i < 2100 ? -kInfinity : rising;
+        const float values[] = {rising, -rising, i < 2100 ? -kInfinity : rising, 20.0F * rising};
+        logits[static_cast<std::size_t>(i)] = values[kind];
       }
       const Vector exact(logits.begin(), logits.end());
       const std::int32_t target = 3000;
       const float scale = 1.0F;
-      float loss = 0.0F;
-      std::vector<float> gradient(kVocab);
-      table->f32.cross_entropy(logits.data(), kVocab, &target, &scale, 0.0F, &loss, gradient.data(), kVocab, 1, kVocab);
-      EXPECT_NEAR(value_of(loss), loss_of(exact, 3000, 0.0), 1e-4) << table->name << " kind " << kind;
+      const double size = std::abs(exact.back());
+      const Losses<float> got(*table, row_of(logits), &target, &scale, 0.0F, 2 * kCrossEntropyBlock, true);
+      const double loss = loss_of(exact, 3000, 0.0);
+      EXPECT_NEAR(value_of(got.loss[0]), loss, 1e-4 + 1e-7 * loss) << table->name << " kind " << kind;
       const Vector want = gradient_of(exact, 3000, 0.0, 1.0);
-      for (std::size_t i = 0; i < want.size(); ++i)
-        ASSERT_NEAR(value_of(gradient[i]), want[i], 1e-6 + 1e-5 * std::abs(want[i]));
+      for (std::int64_t i = 0; i < kVocab; ++i) {
+        const double expected = want[static_cast<std::size_t>(i)];
+        ASSERT_NEAR(got.gradient_of(0, i), expected, 1e-6 + (1e-5 + 2e-7 * size) * std::abs(expected))
+            << table->name << " kind " << kind << " logit " << i;
+      }
     }
   }
 }
@@ -152,9 +201,8 @@ TEST(CrossEntropy, NanReachesTheLoss) {
           logits[static_cast<std::size_t>(at)] = bad;
           const std::int32_t target = 1;
           const float scale = 1.0F;
-          float loss = 0.0F;
-          table->f32.cross_entropy(logits.data(), vocab, &target, &scale, 0.0F, &loss, nullptr, 0, 1, vocab);
-          EXPECT_FALSE(std::isfinite(loss)) << table->name << " vocab " << vocab << " at " << at;
+          const Losses<float> got(*table, row_of(logits), &target, &scale, 0.0F, vocab, false);
+          EXPECT_FALSE(std::isfinite(got.loss[0])) << table->name << " vocab " << vocab << " at " << at;
         }
       }
     }
@@ -168,11 +216,9 @@ TEST(CrossEntropy, ConfidentTargetKeepsItsGradient) {
   const std::int32_t target = 0;
   const float scale = 1.0F;
   for (const ElementwiseKernels* table : elementwise_tables()) {
-    float loss = 0.0F;
-    std::vector<bf16> gradient(4);
-    table->b16.cross_entropy(logits.data(), 4, &target, &scale, 0.0F, &loss, gradient.data(), 4, 1, 4);
+    const Losses<bf16> got(*table, row_of(logits), &target, &scale, 0.0F, 4, true);
     const double want = gradient_of(exact, 0, 0.0, 1.0)[0];
-    EXPECT_NEAR(value_of(gradient[0]), want, 0.01 * std::abs(want));
+    EXPECT_NEAR(got.gradient_of(0, 0), want, 0.01 * std::abs(want));
   }
 }
 

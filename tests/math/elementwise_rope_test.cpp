@@ -118,6 +118,34 @@ TEST(Conversions, RoundToNearestEvenAndBack) {
   }
 }
 
+template <class T>
+void check_scaled_rows(const ElementwiseKernels& table, std::int64_t cols) {
+  const Rows<T> x = Rows<T>(3, cols).fill(Normal(35, 10.0));
+  const float factor[] = {0.75F, -3.0e-5F, 0.0F};
+  Rows<T> y(3, cols, 2, 1);
+  kernels_for<T>(table).scale_rows(x.data(), x.stride(), factor, y.data(), y.stride(), 3, cols);
+  for (std::int64_t r = 0; r < 3; ++r) {
+    for (std::int64_t c = 0; c < cols; ++c) {
+      const double want = x.value(r, c) * value_of(factor[r]);
+      ASSERT_NEAR(y.value(r, c), want, kStorageError<T> * std::abs(want));
+    }
+  }
+  EXPECT_TRUE(y.gaps_untouched());
+  Rows<T> in_place = x;
+  kernels_for<T>(table).scale_rows(in_place.data(), in_place.stride(), factor, in_place.data(), in_place.stride(), 3, cols);
+  for (std::int64_t r = 0; r < 3; ++r) EXPECT_TRUE(in_place.same_bits(r, y, r));
+}
+
+TEST(Conversions, RowsTimesAFactor) {
+  for (const ElementwiseKernels* table : elementwise_tables()) {
+    SCOPED_TRACE(table->name);
+    for (const std::int64_t cols : kSizes) {
+      check_scaled_rows<float>(*table, cols);
+      check_scaled_rows<bf16>(*table, cols);
+    }
+  }
+}
+
 TEST(Conversions, SpecialValues) {
   using Limits = std::numeric_limits<float>;
   const std::vector<float> x = {0.0F,

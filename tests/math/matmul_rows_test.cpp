@@ -201,6 +201,40 @@ TEST(MatmulRows, ThreadsDoNotChangeBits) {
   }
 }
 
+// A product with some of W's rows gives those columns of the whole product, for packs and for weights as in files.
+TEST(MatmulRows, PartsOfTheWeightGiveTheirColumns) {
+  constexpr std::int64_t kM = 37, kN = 3 * kWeightRowUnit + 5, kK = 96;
+  for (const Path& path : paths(false)) {
+    for (const ComputeType compute : {ComputeType::f32, ComputeType::bf16}) {
+      for (const bool plain : {false, true}) {
+        SCOPED_TRACE(path.name() + (plain ? " plain" : " packed"));
+        Fused f(compute, ElementType::f32, kM, kN, kK);
+        Matrix x(plain ? ElementType::f32 : element_type(compute), kM, kK, 0);
+        std::mt19937 random(5);
+        x.fill(random);
+        const PackedWeight packed = pack(path.backend, compute, f.w);
+        const Weight weight =
+            plain ? Weight{.rows = kN, .cols = kK, .forward = f.w.data(), .backward = f.w.data()} : packed.weight;
+        Matrix parts(ElementType::f32, kM, kN, 5);
+        run(1, path.backend, kN, [&](Exec& exec) {
+          matmul_forward(exec, x.view(), weight, f.y.out());
+          for (std::int64_t first = 0; first < kN; first += 2 * kWeightRowUnit) {
+            const std::int64_t cols = std::min(2 * kWeightRowUnit, kN - first);
+            MutableMatrix out = parts.out();
+            out.data = parts.f32.data() + first;
+            out.cols = cols;
+            matmul_forward(exec, x.view(), weight_rows(path.backend, weight, first, cols), out);
+          }
+        });
+        for (std::int64_t i = 0; i < kM; ++i) {
+          for (std::int64_t j = 0; j < kN; ++j) ASSERT_EQ(parts.get(i, j), f.y.get(i, j)) << i << ", " << j;
+        }
+        parts.expect_padding_untouched();
+      }
+    }
+  }
+}
+
 TEST(MatmulRows, NanStaysInItsRow) {
   for (const Path& path : paths()) {
     for (const ComputeType compute : {ComputeType::f32, ComputeType::bf16}) {

@@ -13,6 +13,7 @@
 
 #include "infer/decoder.hpp"
 #include "infer/loaded_model.hpp"
+#include "support/cross_entropy.hpp"
 #include "support/malloc_counter.hpp"
 #include "support/model_harness.hpp"
 #include "support/reference_model.hpp"
@@ -209,11 +210,10 @@ TEST_F(TrainerTest, TheRunnersLogProbabilitiesAreTheTrainers) {
         ASSERT_TRUE((*decoder)->forward(std::span(&chunk, 1)));
         for (std::int64_t i = 0; i < count; ++i) {
           const auto row = static_cast<std::size_t>(span.first_row + at + i);
-          const float one = 1.0F;
-          float loss = 0.0F;
-          backend.kernels->elementwise->f32.cross_entropy((*decoder)->logits(i).data(), shape.vocab, &batch.targets[row],
-                                                          &one, 0.0F, &loss, nullptr, 0, 1, shape.vocab);
-          ASSERT_EQ(loss, harness.row_losses()[row]) << row;
+          ASSERT_EQ(
+              test::row_loss(*backend.kernels->elementwise, (*decoder)->logits(i).data(), shape.vocab, batch.targets[row]),
+              harness.row_losses()[row])
+              << row;
         }
       }
       (*decoder)->cache().remove_sequence(sequence);
