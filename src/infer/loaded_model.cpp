@@ -106,7 +106,7 @@ Result<std::unique_ptr<LoadedModel>> LoadedModel::load_checkpoint(const std::str
   if (options.precision != Precision::automatic) {
     compute = options.precision == Precision::bf16 ? ComputeType::bf16 : ComputeType::f32;
   }
-  const WeightPacks packs(backend, compute, config, model->layout_, false, model->plan_);
+  WeightPacks packs(backend, compute, config, model->layout_, false, model->plan_);
   if (auto placed = model->plan_.place(); !placed) return tl::make_unexpected(placed.error());
   auto arena = Arena::allocate(model->plan_);
   if (!arena) return tl::make_unexpected(arena.error());
@@ -119,7 +119,7 @@ Result<std::unique_ptr<LoadedModel>> LoadedModel::load_checkpoint(const std::str
   model->weights_ = packs.view(block, model->plan_, model->arena_, model->context_tokens_);
   team.run([&](TeamMember& member) {
     Exec exec{member, backend, {}};
-    packs.pack(exec, block, model->weights_);
+    packs.pack(exec);
   });
   model->weight_bytes_ = static_cast<std::size_t>(model->layout_.parameter_count()) * sizeof(float);
   const std::size_t operand_bytes = compute == ComputeType::bf16 ? 2 : 4;

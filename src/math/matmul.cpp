@@ -33,9 +33,6 @@ using internal::TileFinisher;
 /// Copied tiles of A have rows this many bytes longer than needed, so that rows do not share cache sets.
 constexpr std::int64_t kRowPadBytes = 64;
 
-/// Weights are packed in tasks of a panel by this many elements of the reduction (whole steps of any kernel).
-constexpr std::int64_t kPackedRows = 384;
-
 /// dW reads panels in place from rows of up to this many bytes. Re-measure with matmul_peers_bench.
 constexpr std::int64_t kMaxInPlaceRowBytes = 1024;
 
@@ -269,39 +266,37 @@ Weight pack_weight(Exec& exec, ComputeType compute, const float* w, std::int64_t
                 .forward = forward,
                 .backward = backward};
   if (exec.backend.eigen) {
-    internal::eigen_copy_weight(exec, compute, w, rows, cols, forward);
     weight.layout = WeightLayout::plain;
     weight.backward = forward;
-    return weight;
   }
-  const ProductKernels& kernels = product_kernels(exec.backend, compute);
-  const std::int64_t bytes = operand_bytes(kernels.operand);
-  // Tasks: (panel, piece of the reduction) of the forward pack, then of the backward pack.
-  const std::int64_t forward_pieces = ceil_divide(cols, kPackedRows);
-  const std::int64_t backward_pieces = ceil_divide(rows, kPackedRows);
-  const std::int64_t forward_tasks = forward == nullptr ? 0 : ceil_divide(rows, kernels.panel_cols) * forward_pieces;
-  const std::int64_t backward_tasks = backward == nullptr ? 0 : ceil_divide(cols, kernels.panel_cols) * backward_pieces;
-  exec.member.for_each(forward_tasks + backward_tasks, [&](std::int64_t task) {
-    const bool is_forward = task < forward_tasks;
-    const std::int64_t local = is_forward ? task : task - forward_tasks;
-    const std::int64_t pieces = is_forward ? forward_pieces : backward_pieces;
-    const std::int64_t k_total = is_forward ? cols : rows;
-    const std::int64_t col = (local / pieces) * kernels.panel_cols;
-    const std::int64_t k0 = (local % pieces) * kPackedRows;
-    const std::int64_t k = std::min(kPackedRows, k_total - k0);
-    void* panel =
-        at(is_forward ? forward : backward, (col * round_up(k_total, kernels.step) + k0 * kernels.panel_cols) * bytes);
-    if (is_forward) {
-      kernels.pack_weight_transposed(
-          {.data = w + col * cols + k0, .stride = cols, .rows = std::min(kernels.panel_cols, rows - col), .cols = k},
-          round_up(k, kernels.step), panel);
-    } else {
-      kernels.pack_weight_rows(
-          {.data = w + k0 * cols + col, .stride = cols, .rows = k, .cols = std::min(kernels.panel_cols, cols - col)},
-          round_up(k, kernels.step), panel);
-    }
+  exec.member.for_each(ceil_divide(rows, kWeightRowUnit), [&](std::int64_t unit) {
+    const std::int64_t first = unit * kWeightRowUnit;
+    pack_weight_part(exec.backend, compute, w, rows, cols, first, std::min(kWeightRowUnit, rows - first), forward, backward);
   });
   return weight;
+}
+
+void pack_weight_part(const Backend& backend, ComputeType compute, const float* w, std::int64_t rows, std::int64_t cols,
+                      std::int64_t first, std::int64_t count, void* forward, void* backward) {
+  assert(first % kWeightRowUnit == 0 && first + count <= rows);
+  if (backend.eigen) {
+    internal::eigen_copy_rows(compute, w, cols, first, count, forward);
+    return;
+  }
+  const ProductKernels& kernels = product_kernels(backend, compute);
+  assert(kWeightRowUnit % kernels.panel_cols == 0 && kWeightRowUnit % kernels.step == 0);
+  const std::int64_t bytes = operand_bytes(kernels.operand);
+  const std::int64_t panel_cols = kernels.panel_cols;
+  for (std::int64_t row = first; forward != nullptr && row < first + count; row += panel_cols) {
+    kernels.pack_weight_transposed(
+        {.data = w + row * cols, .stride = cols, .rows = std::min(panel_cols, first + count - row), .cols = cols},
+        round_up(cols, kernels.step), at(forward, row * round_up(cols, kernels.step) * bytes));
+  }
+  for (std::int64_t col = 0; backward != nullptr && col < cols; col += panel_cols) {
+    kernels.pack_weight_rows(
+        {.data = w + first * cols + col, .stride = cols, .rows = count, .cols = std::min(panel_cols, cols - col)},
+        round_up(count, kernels.step), at(backward, (col * round_up(rows, kernels.step) + first * panel_cols) * bytes));
+  }
 }
 
 Weight weight_rows(const Backend& backend, const Weight& w, std::int64_t first, std::int64_t rows) {

@@ -61,8 +61,14 @@ struct PackedWeightBytes {
 Weight pack_weight(Exec& exec, ComputeType compute, const float* w, std::int64_t rows, std::int64_t cols, void* forward,
                    void* backward);
 
-/// Columns of y = x W^T that can be computed apart start at multiples of this many rows of W.
-inline constexpr std::int64_t kWeightRowUnit = 64;
+/// Parts of a weight that are packed or multiplied apart start at multiples of this many rows.
+inline constexpr std::int64_t kWeightRowUnit = 32;
+
+/// The part of pack_weight that rows first .. first + count - 1 of W are, on one thread. `first` is a multiple of
+/// kWeightRowUnit, and so is count unless these are the last rows. `forward` and `backward` (nullable) are the whole packs.
+void pack_weight_part(const Backend& backend, ComputeType compute, const float* w, std::int64_t rows, std::int64_t cols,
+                      std::int64_t first, std::int64_t count, void* forward, void* backward);
+
 /// Rows first .. first + rows - 1 of W, for products y = x W^T only: a view of the same memory. `first` is a multiple of
 /// kWeightRowUnit.
 [[nodiscard]] Weight weight_rows(const Backend& backend, const Weight& w, std::int64_t first, std::int64_t rows);

@@ -187,12 +187,10 @@ void eigen_backward_weight(Exec& exec, const ConstMatrix& dy, const ConstMatrix&
   });
 }
 
-void eigen_copy_weight(Exec& exec, ComputeType compute, const float* w, std::int64_t rows, std::int64_t cols, void* out) {
+void eigen_copy_rows(ComputeType compute, const float* w, std::int64_t cols, std::int64_t first, std::int64_t count,
+                     void* out) {
   const ElementType type = compute == ComputeType::bf16 ? ElementType::bf16 : ElementType::f32;
-  exec.member.for_each(ceil_divide(rows, kRowBlock), [&](std::int64_t task) {
-    const std::int64_t end = std::min(rows, (task + 1) * kRowBlock) * cols;
-    for (std::int64_t i = task * kRowBlock * cols; i < end; ++i) set_element(out, type, i, w[i]);
-  });
+  for (std::int64_t i = first * cols; i < (first + count) * cols; ++i) set_element(out, type, i, w[i]);
 }
 
 }  // namespace quern::internal

@@ -12,7 +12,8 @@ void eigen_backward_input(Exec& exec, const ConstMatrix& dy, const Weight& w, co
 void eigen_backward_weight(Exec& exec, const ConstMatrix& dy, const ConstMatrix& x, float* dw, float* dbias,
                            bool accumulate);
 
-/// Copies rows of W in the compute type's precision.
-void eigen_copy_weight(Exec& exec, ComputeType compute, const float* w, std::int64_t rows, std::int64_t cols, void* out);
+/// Copies rows first .. first + count - 1 of W [.., cols] in the compute type's precision to their place in `out`.
+void eigen_copy_rows(ComputeType compute, const float* w, std::int64_t cols, std::int64_t first, std::int64_t count,
+                     void* out);
 
 }  // namespace quern::internal

@@ -1,5 +1,7 @@
 #include "model/weights.hpp"
 
+#include <algorithm>
+
 #include "math/block_formats.hpp"
 
 namespace quern {
@@ -23,7 +25,12 @@ Weight expert_slice(const Weight& all, std::int64_t experts, std::int64_t expert
 
 WeightPacks::WeightPacks(const Backend& backend, ComputeType compute, const ModelConfig& config,
                          const ParameterLayout& layout, bool for_backward, MemoryPlan& plan)
-    : backend_(backend), compute_(compute), config_(config), layout_(layout), for_backward_(for_backward) {
+    : backend_(backend),
+      compute_(compute),
+      config_(config),
+      layout_(layout),
+      for_backward_(for_backward),
+      by_parameter_(layout.parameters.size()) {
   layers_.reserve(layout.layers.size());
   for (const LayerParameters& layer : layout.layers) {
     layers_.push_back({plan_one(layer.qkv, plan), plan_one(layer.attention_out, plan), plan_one(layer.mlp_in, plan),
@@ -33,7 +40,7 @@ WeightPacks::WeightPacks(const Backend& backend, ComputeType compute, const Mode
   head_ = plan_one(layout.head, plan);
 }
 
-WeightPacks::Pack WeightPacks::plan_one(int parameter, MemoryPlan& plan) const {
+WeightPacks::Pack WeightPacks::plan_one(int parameter, MemoryPlan& plan) {
   if (parameter < 0) return {};
   const Parameter& p = layout_.parameters[static_cast<std::size_t>(parameter)];
   Pack pack{.parameter = parameter};
@@ -44,6 +51,7 @@ WeightPacks::Pack WeightPacks::plan_one(int parameter, MemoryPlan& plan) const {
   if (for_backward_) {
     pack.backward = plan.add(p.name + " backward pack", parts * pack.bytes.backward, MemoryCategory::weights);
   }
+  by_parameter_[static_cast<std::size_t>(parameter)] = pack;
   return pack;
 }
 
@@ -61,8 +69,13 @@ Weight WeightPacks::weight(const Pack& pack, const MemoryPlan& plan, Arena& aren
                 .backward = backward};
 }
 
-ModelWeights WeightPacks::view(const float* parameters, const MemoryPlan& plan, Arena& arena,
-                               std::int64_t rope_positions) const {
+ModelWeights WeightPacks::view(const float* parameters, const MemoryPlan& plan, Arena& arena, std::int64_t rope_positions) {
+  parameters_ = parameters;
+  for (Pack& pack : by_parameter_) {
+    if (pack.parameter < 0) continue;
+    pack.forward_data = arena.get<std::byte>(plan, pack.forward);
+    if (for_backward_ && !backend_.eigen) pack.backward_data = arena.get<std::byte>(plan, pack.backward);
+  }
   const auto vector = [&](int index) {
     return index < 0 ? nullptr : parameters + layout_.parameters[static_cast<std::size_t>(index)].offset;
   };
@@ -109,30 +122,39 @@ ModelWeights WeightPacks::view(const float* parameters, const MemoryPlan& plan, 
   return weights;
 }
 
-void WeightPacks::pack(Exec& exec, const float* parameters, const ModelWeights& weights) const {
-  const auto one = [&](const Pack& pack, const Weight& target) {
-    if (pack.parameter < 0) return;
-    const Parameter& p = layout_.parameters[static_cast<std::size_t>(pack.parameter)];
-    const std::int64_t rows = p.rows / pack.parts;
-    // The view's pointers lie in the arena that this object's owner allocated; packing is the one place that writes there.
-    for (std::int64_t i = 0; i < pack.parts; ++i) {
-      const Weight part = pack.parts == 1 ? target : expert_slice(target, pack.parts, i, pack.bytes);
-      (void)pack_weight(exec, compute_, parameters + p.offset + i * rows * p.cols, rows, p.cols,
-                        const_cast<void*>(part.forward), const_cast<void*>(part.backward));
-    }
+std::int64_t WeightPacks::rows_per_part(int parameter) const {
+  const Pack& pack = by_parameter_[static_cast<std::size_t>(parameter)];
+  if (pack.parameter < 0) return 0;
+  return layout_.parameters[static_cast<std::size_t>(parameter)].rows / pack.parts;
+}
+
+std::size_t WeightPacks::bytes_per_element() const {
+  return (for_backward_ ? 2 : 1) * (compute_ == ComputeType::bf16 ? sizeof(bf16) : sizeof(float));
+}
+
+void WeightPacks::pack_rows(int parameter, std::int64_t first, std::int64_t count) const {
+  const Pack& pack = by_parameter_[static_cast<std::size_t>(parameter)];
+  const Parameter& p = layout_.parameters[static_cast<std::size_t>(parameter)];
+  const std::int64_t part_rows = p.rows / pack.parts;
+  const std::int64_t part = first / part_rows;
+  const auto at = [&](std::byte* packs, std::size_t bytes) {
+    return packs == nullptr ? nullptr : packs + static_cast<std::size_t>(part) * bytes;
   };
-  for (std::size_t i = 0; i < layers_.size(); ++i) {
-    one(layers_[i].qkv, weights.layers[i].qkv.whole());
-    one(layers_[i].attention_out, weights.layers[i].attention_out);
-    one(layers_[i].mlp_in, weights.layers[i].mlp_in.whole());
-    one(layers_[i].mlp_out, weights.layers[i].mlp_out);
-    one(layers_[i].router, weights.layers[i].router);
-    one(layers_[i].expert_in, weights.layers[i].expert_in.whole());
-    one(layers_[i].expert_out, weights.layers[i].expert_out);
+  pack_weight_part(backend_, compute_, parameters_ + p.offset + part * part_rows * p.cols, part_rows, p.cols,
+                   first - part * part_rows, count, at(pack.forward_data, pack.bytes.forward),
+                   at(pack.backward_data, pack.bytes.backward));
+}
+
+void WeightPacks::pack(Exec& exec) const {
+  for (int parameter = 0; parameter < static_cast<int>(by_parameter_.size()); ++parameter) {
+    const std::int64_t part_rows = rows_per_part(parameter);
+    if (part_rows == 0) continue;
+    const std::int64_t units = (part_rows + kWeightRowUnit - 1) / kWeightRowUnit;
+    exec.member.for_each(units * by_parameter_[static_cast<std::size_t>(parameter)].parts, [&](std::int64_t unit) {
+      const std::int64_t first = unit % units * kWeightRowUnit;
+      pack_rows(parameter, unit / units * part_rows + first, std::min(kWeightRowUnit, part_rows - first));
+    });
   }
-  one(head_, weights.head);
-  const std::size_t pack_bytes = (for_backward_ ? 2 : 1) * (compute_ == ComputeType::bf16 ? 2 : 4);
-  mark(exec, Operation::weight_packing, StepPhase::update, -1, moved_cost(layout_.matmul_parameter_count(), 4 + pack_bytes));
 }
 
 }  // namespace quern

@@ -98,13 +98,22 @@ class WeightPacks {
   WeightPacks(const Backend& backend, ComputeType compute, const ModelConfig& config, const ParameterLayout& layout,
               bool for_backward, MemoryPlan& plan);
 
-  /// A view over `parameters` (the f32 block in layout's order) and this plan's packs inside `arena`. The packs hold
-  /// nothing until pack() ran. `rope_positions` is the longest position + 1 to be used.
+  /// A view over `parameters` (the f32 block in layout's order) and this plan's packs inside `arena`, which is where the
+  /// functions below pack to from then on. The packs hold nothing until pack() ran. `rope_positions` is the longest
+  /// position + 1 to be used.
   [[nodiscard]] ModelWeights view(const float* parameters, const MemoryPlan& plan, Arena& arena,
-                                  std::int64_t rope_positions) const;
+                                  std::int64_t rope_positions);
 
-  /// Packs every matrix of `weights` (made by view()) from its f32 block. SPMD; call after each change of parameters.
-  void pack(Exec& exec, const float* parameters, const ModelWeights& weights) const;
+  /// Packs every matrix of the parameters that view() was given, as they are now. SPMD.
+  void pack(Exec& exec) const;
+
+  /// Rows of a parameter that are packed together, or 0 where it is not packed (a vector, say).
+  [[nodiscard]] std::int64_t rows_per_part(int parameter) const;
+  /// The same for rows first .. first + count - 1 of one parameter, on one thread. They lie in one part of rows_per_part()
+  /// rows and begin, counted from its first, at a multiple of kWeightRowUnit, and end at one or with the part.
+  void pack_rows(int parameter, std::int64_t first, std::int64_t count) const;
+  /// Bytes of its packs for an element of a parameter.
+  [[nodiscard]] std::size_t bytes_per_element() const;
 
  private:
   struct Pack {
@@ -113,8 +122,10 @@ class WeightPacks {
     PackedWeightBytes bytes{};  ///< of a part
     BufferId forward = 0;
     BufferId backward = 0;
+    std::byte* forward_data = nullptr;
+    std::byte* backward_data = nullptr;
   };
-  Pack plan_one(int parameter, MemoryPlan& plan) const;
+  Pack plan_one(int parameter, MemoryPlan& plan);
   Weight weight(const Pack& pack, const MemoryPlan& plan, Arena& arena) const;
 
   Backend backend_;
@@ -127,6 +138,8 @@ class WeightPacks {
   };
   std::vector<LayerPacks> layers_;
   Pack head_;
+  std::vector<Pack> by_parameter_;  ///< [layout.parameters], with their memory
+  const float* parameters_ = nullptr;
 };
 
 }  // namespace quern

@@ -10,10 +10,25 @@ namespace {
 constexpr std::int64_t kPieceElements = 1 << 14;
 }  // namespace
 
-AdamW::AdamW(const ParameterLayout& layout, const AdamWSettings& settings) : settings_(settings) {
-  for (const Parameter& parameter : layout.parameters) {
-    for (std::int64_t begin = 0; begin < parameter.count(); begin += kPieceElements) {
-      pieces_.push_back({parameter.offset + begin, std::min(kPieceElements, parameter.count() - begin), parameter.decays()});
+AdamW::AdamW(const ParameterLayout& layout, const WeightPacks& packs, const AdamWSettings& settings)
+    : packs_(packs), settings_(settings) {
+  for (int index = 0; index < static_cast<int>(layout.parameters.size()); ++index) {
+    const Parameter& parameter = layout.parameters[static_cast<std::size_t>(index)];
+    const std::int64_t part_rows = packs.rows_per_part(index);
+    if (part_rows == 0) {
+      for (std::int64_t begin = 0; begin < parameter.count(); begin += kPieceElements) {
+        pieces_.push_back({parameter.offset + begin, std::min(kPieceElements, parameter.count() - begin), parameter.decays(),
+                           index, 0, 0});
+      }
+      continue;
+    }
+    const std::int64_t units = std::max<std::int64_t>(1, kPieceElements / (kWeightRowUnit * parameter.cols));
+    for (std::int64_t part = 0; part < parameter.rows; part += part_rows) {
+      for (std::int64_t row = 0; row < part_rows; row += units * kWeightRowUnit) {
+        const std::int64_t rows = std::min(units * kWeightRowUnit, part_rows - row);
+        pieces_.push_back({parameter.offset + (part + row) * parameter.cols, rows * parameter.cols, parameter.decays(),
+                           index, part + row, rows});
+      }
     }
   }
   squares_.resize(pieces_.size());
@@ -56,8 +71,13 @@ double AdamW::step(Exec& exec, const OptimizerBlocks& blocks, double gradient_sc
     own.weight_decay = piece.decays ? settings_.weight_decay : 0.0F;
     kernels.adamw(blocks.weights + piece.offset, blocks.gradients + piece.offset, blocks.m + piece.offset,
                   blocks.v + piece.offset, piece.count, own);
+    TeamMember alone = exec.member.alone();
+    const Exec serial{alone, exec.backend, exec.scratch};
+    mark(serial, Operation::optimizer, StepPhase::update, -1, moved_cost(piece.count, 7 * sizeof(float)));
+    if (piece.packed_rows == 0) return;
+    packs_.pack_rows(piece.parameter, piece.first_row, piece.packed_rows);
+    mark(serial, Operation::weight_packing, StepPhase::update, -1, moved_cost(piece.count, packs_.bytes_per_element()));
   });
-  mark(exec, Operation::optimizer, StepPhase::update, -1, moved_cost(elements, 7 * sizeof(float)));
   return norm;
 }
 

@@ -6,6 +6,7 @@
 
 #include "math/exec.hpp"
 #include "model/model_config.hpp"
+#include "model/weights.hpp"
 
 namespace quern {
 
@@ -27,10 +28,11 @@ struct OptimizerBlocks {
 };
 
 /// AdamW (Loshchilov & Hutter 2019) with decoupled decay and clipping by the global gradient norm (Pascanu et al. 2013).
-/// Work is cut into fixed pieces of each parameter, so results do not depend on threads. Allocates only at construction.
+/// Work is cut into fixed pieces of each parameter, so results do not depend on threads. Weights are packed again as they
+/// change, while they are in cache: `packs` (borrowed) must be of the same layout. Allocates only at construction.
 class AdamW {
  public:
-  AdamW(const ParameterLayout& layout, const AdamWSettings& settings);
+  AdamW(const ParameterLayout& layout, const WeightPacks& packs, const AdamWSettings& settings);
 
   /// One update with gradients multiplied by `gradient_scale`: SPMD. `step` counts from 1. Returns, on every member, the
   /// norm of the scaled gradients before clipping. A norm that is not finite leaves weights and moments as they were.
@@ -41,7 +43,11 @@ class AdamW {
     std::int64_t offset;
     std::int64_t count;
     bool decays;
+    int parameter;
+    std::int64_t first_row;
+    std::int64_t packed_rows;  ///< 0: of a parameter that is not packed
   };
+  const WeightPacks& packs_;
   AdamWSettings settings_;
   std::vector<Piece> pieces_;
   std::vector<double> squares_;  // one sum per piece

@@ -60,7 +60,7 @@ class Bench {
                           memory.parameters());
     team_.run([&](TeamMember& member) {
       Exec exec = memory.exec(member, decisions.backend);
-      memory.packs().pack(exec, memory.parameters(), memory.weights());
+      memory.packs().pack(exec);
     });
   }
 

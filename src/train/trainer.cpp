@@ -74,7 +74,7 @@ class TrainerImpl final : public Trainer {
     if (auto written = write_file_atomically(folder_->config_path(), to_yaml(run_)); !written) return written;
     team_.run([&](TeamMember& member) {
       Exec exec = memory.exec(member, setup_.backend);
-      memory.packs().pack(exec, memory.parameters(), memory.weights());
+      memory.packs().pack(exec);
     });
     peak_gflops_ = register_peak_flops(team_, setup_.backend, setup_.compute) * 1e-9;
     auto log = MetricsLog::open(folder_->metrics_path(), options_.resume ? info_.step : -1);

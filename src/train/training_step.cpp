@@ -7,11 +7,12 @@ TrainingStep::TrainingStep(ThreadTeam& team, const Backend& backend, TrainingMem
     : team_(team),
       backend_(backend),
       memory_(memory),
-      optimizer_(memory.layout(), {.beta1 = optimizer.beta1,
-                                   .beta2 = optimizer.beta2,
-                                   .eps = optimizer.eps,
-                                   .weight_decay = optimizer.weight_decay,
-                                   .clip_norm = optimizer.clip_norm}),
+      optimizer_(memory.layout(), memory.packs(),
+                 {.beta1 = optimizer.beta1,
+                  .beta2 = optimizer.beta2,
+                  .eps = optimizer.eps,
+                  .weight_decay = optimizer.weight_decay,
+                  .clip_norm = optimizer.clip_norm}),
       nominal_tokens_(static_cast<double>(nominal_tokens)) {}
 
 void TrainingStep::record(TeamMember& member) const {
@@ -58,7 +59,6 @@ TrainingStep::Outcome TrainingStep::update(double learning_rate, std::int64_t st
           exec, {memory_.parameters(), memory_.gradients(), memory_.first_moments(), memory_.second_moments()},
           nominal_tokens_ / weight_sum_, static_cast<float>(learning_rate), step);
       if (member.index() == 0) outcome.gradient_norm = norm;
-      memory_.packs().pack(exec, memory_.parameters(), memory_.weights());
     });
   }
   if (profile_ != nullptr) profile_->end_step();

@@ -204,7 +204,7 @@ void ModelHarness::run(Body&& body) {
 }
 
 void ModelHarness::pack() {
-  run([&](Exec& exec) { packs_->pack(exec, parameters.data(), weights); });
+  run([&](Exec& exec) { packs_->pack(exec); });
 }
 
 double ModelHarness::forward_backward(const BatchView& batch, const PassOptions& options) {
