@@ -95,7 +95,15 @@ void add_activation(const std::string& name, Activation activation) {
     k.b16.activation_forward(activation, d.half_x.data(), kCols, d.half_y.data(), kCols, d.rows, kCols);
   });
   add(name + "_backward/bf16", 8, [=](const ElementwiseKernels& k, Data& d) {
-    k.b16.activation_backward(activation, d.x.data(), kCols, d.half_x.data(), kCols, d.half_y.data(), kCols, d.rows, kCols);
+    k.b16.activation_backward({.activation = activation,
+                               .dout = d.x.data(),
+                               .dout_stride = kCols,
+                               .pre = d.half_x.data(),
+                               .pre_stride = kCols,
+                               .dpre = d.half_y.data(),
+                               .dpre_stride = kCols,
+                               .rows = d.rows,
+                               .cols = kCols});
   });
 }
 
@@ -195,8 +203,15 @@ void add_gated() {
     k.b16.gated_forward(Activation::silu, d.half_x.data(), 2 * kCols, d.half_y.data(), kCols, d.rows, kCols);
   });
   add("swiglu_backward/bf16", 12, [](const ElementwiseKernels& k, Data& d) {
-    k.b16.gated_backward(Activation::silu, d.x.data(), kCols, d.half_x.data(), 2 * kCols, d.half_y.data(), 2 * kCols, d.rows,
-                         kCols);
+    k.b16.gated_backward({.activation = Activation::silu,
+                          .dout = d.x.data(),
+                          .dout_stride = kCols,
+                          .pre = d.half_x.data(),
+                          .pre_stride = 2 * kCols,
+                          .dpre = d.half_y.data(),
+                          .dpre_stride = 2 * kCols,
+                          .rows = d.rows,
+                          .cols = kCols});
   });
 }
 

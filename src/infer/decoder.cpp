@@ -68,7 +68,7 @@ class TypedDecoder final : public Decoder {
     const BufferId last_x = activations("residual of logits", logit_rows * c.width, 4);
     const BufferId last_norm = activations("norm of logits", logit_rows * c.width, sizeof(T));
     const BufferId logits = activations("logits", logit_rows * c.vocab, 4);
-    scratch_bytes_ = std::max({block_scratch_bytes(backend_, c, rows),
+    scratch_bytes_ = std::max({block_scratch_bytes(backend_, c, rows, false),
                                matmul_scratch_bytes(backend_, logit_rows, std::max(c.vocab, c.width)),
                                attention_scratch_bytes(backend_, c.attention_shape(0), kType, 0)});
     const BufferId scratch =

@@ -137,16 +137,17 @@ void activation_epilogue(const ActivationEpilogue<T>& e) {
 }
 
 template <class T>
-void activation_backward_rows(Activation activation, const float* dout, std::int64_t dout_stride, const T* pre,
-                              std::int64_t pre_stride, T* dpre, std::int64_t dpre_stride, std::int64_t rows,
-                              std::int64_t cols) {
-  with_activation<T>(activation, [=](auto function) {
-    for (std::int64_t r = 0; r < rows; ++r) {
-      const float* dy = dout + r * dout_stride;
-      const T* x = pre + r * pre_stride;
-      T* dx = dpre + r * dpre_stride;
-      simd::for_each_vector(0, cols, [&](auto vector, std::int64_t i) QUERN_INLINE_LAMBDA {
-        vector.store(hn::Mul(vector.load(dy + i), function.with_slope(vector.load(x + i)).slope), dx + i);
+void activation_backward_rows(const ActivationBackward<T>& b) {
+  with_activation<T>(b.activation, [&](auto function) {
+    for (std::int64_t r = 0; r < b.rows; ++r) {
+      const float* dy = b.dout + r * b.dout_stride;
+      const T* x = b.pre + r * b.pre_stride;
+      T* dx = b.dpre + r * b.dpre_stride;
+      T* act = b.act == nullptr ? nullptr : b.act + r * b.act_stride;
+      simd::for_each_vector(0, b.cols, [&](auto vector, std::int64_t i) QUERN_INLINE_LAMBDA {
+        const ValueAndSlope f = function.with_slope(vector.load(x + i));
+        vector.store(hn::Mul(vector.load(dy + i), f.slope), dx + i);
+        if (act != nullptr) vector.store(f.value, act + i);
       });
     }
   });
@@ -191,18 +192,18 @@ void clamped_swiglu_rows(const T* gate_up, std::int64_t gate_up_stride, T* out, 
 
 /// With h = g s, s = sigmoid(slope g): y = h (u + 1), dh/dg = s + slope h (1 - s).
 template <class T>
-void clamped_swiglu_backward_rows(const float* dout, std::int64_t dout_stride, const T* gate_up, std::int64_t gate_up_stride,
-                                  T* dgate_up, std::int64_t dgate_up_stride, std::int64_t rows, std::int64_t width) {
+void clamped_swiglu_backward_rows(const ActivationBackward<T>& b) {
   const DF d;
   const VF limit = hn::Set(d, kClampedSwigluLimit);
   const VF slope = hn::Set(d, kClampedSwigluSlope);
-  for (std::int64_t r = 0; r < rows; ++r) {
-    const float* dy = dout + r * dout_stride;
-    const T* gate = gate_up + r * gate_up_stride;
-    const T* up = gate + width;
-    T* dgate = dgate_up + r * dgate_up_stride;
-    T* dup = dgate + width;
-    simd::for_each_vector(0, width, [&](auto vector, std::int64_t i) QUERN_INLINE_LAMBDA {
+  for (std::int64_t r = 0; r < b.rows; ++r) {
+    const float* dy = b.dout + r * b.dout_stride;
+    const T* gate = b.pre + r * b.pre_stride;
+    const T* up = gate + b.cols;
+    T* dgate = b.dpre + r * b.dpre_stride;
+    T* dup = dgate + b.cols;
+    T* act = b.act == nullptr ? nullptr : b.act + r * b.act_stride;
+    simd::for_each_vector(0, b.cols, [&](auto vector, std::int64_t i) QUERN_INLINE_LAMBDA {
       const VF raw_gate = vector.load(gate + i);
       const VF raw_up = vector.load(up + i);
       const VF dy_i = vector.load(dy + i);
@@ -215,27 +216,28 @@ void clamped_swiglu_backward_rows(const float* dout, std::int64_t dout_stride, c
       const VF to_up = hn::Mul(dy_i, h);
       vector.store(hn::IfThenZeroElse(hn::Gt(raw_gate, limit), to_gate), dgate + i);
       vector.store(hn::IfThenZeroElse(hn::Gt(hn::Abs(raw_up), limit), to_up), dup + i);
+      if (act != nullptr) vector.store(hn::MulAdd(h, u, h), act + i);
     });
   }
 }
 
 template <class T>
-void gated_backward_rows(Activation activation, const float* dout, std::int64_t dout_stride, const T* gate_up,
-                         std::int64_t gate_up_stride, T* dgate_up, std::int64_t dgate_up_stride, std::int64_t rows,
-                         std::int64_t width) {
-  with_activation<T>(activation, [=](auto function) {
-    for (std::int64_t r = 0; r < rows; ++r) {
-      const float* dy = dout + r * dout_stride;
-      const T* gate = gate_up + r * gate_up_stride;
-      const T* up = gate + width;
-      T* dgate = dgate_up + r * dgate_up_stride;
-      T* dup = dgate + width;
-      simd::for_each_vector(0, width, [&](auto vector, std::int64_t i) QUERN_INLINE_LAMBDA {
+void gated_backward_rows(const ActivationBackward<T>& b) {
+  with_activation<T>(b.activation, [&](auto function) {
+    for (std::int64_t r = 0; r < b.rows; ++r) {
+      const float* dy = b.dout + r * b.dout_stride;
+      const T* gate = b.pre + r * b.pre_stride;
+      const T* up = gate + b.cols;
+      T* dgate = b.dpre + r * b.dpre_stride;
+      T* dup = dgate + b.cols;
+      T* act = b.act == nullptr ? nullptr : b.act + r * b.act_stride;
+      simd::for_each_vector(0, b.cols, [&](auto vector, std::int64_t i) QUERN_INLINE_LAMBDA {
         const VF d = vector.load(dy + i);
         const VF u = vector.load(up + i);
         const ValueAndSlope f = function.with_slope(vector.load(gate + i));
         vector.store(hn::Mul(hn::Mul(d, u), f.slope), dgate + i);
         vector.store(hn::Mul(d, f.value), dup + i);
+        if (act != nullptr) vector.store(hn::Mul(f.value, u), act + i);
       });
     }
   });

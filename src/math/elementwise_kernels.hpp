@@ -31,6 +31,23 @@ enum class RopePairing : std::uint8_t {
   halves     ///< (v[i], v[i + rotated/2]): "NEOX"
 };
 
+/// The backward pass of an activation or a gated unit: dpre from dout. Where `act` is given, the forward result is computed
+/// once more beside it, from pre as it was stored.
+template <class T>
+struct ActivationBackward {
+  Activation activation = Activation::none;
+  const float* dout = nullptr;  ///< [rows, cols]
+  std::int64_t dout_stride = 0;
+  const T* pre = nullptr;  ///< [rows, cols]; of a gated unit [rows, 2 cols]: gate, then up
+  std::int64_t pre_stride = 0;
+  T* dpre = nullptr;  ///< as pre
+  std::int64_t dpre_stride = 0;
+  T* act = nullptr;  ///< [rows, cols], or null; may be pre's memory (of a gated unit: the gate's)
+  std::int64_t act_stride = 0;
+  std::int64_t rows = 0;
+  std::int64_t cols = 0;
+};
+
 /// How a product with an activation ends: pre = sum + bias and out = activation(sum + bias), each rounded to T once.
 template <class T>
 struct ActivationEpilogue {
@@ -101,21 +118,16 @@ struct ElementwiseKernelsFor {
                              std::int64_t rows, std::int64_t cols);
   void (*activation_epilogue)(const ActivationEpilogue<T>& epilogue);
   /// dpre = dout * activation'(pre).
-  void (*activation_backward)(Activation activation, const float* dout, std::int64_t dout_stride, const T* pre,
-                              std::int64_t pre_stride, T* dpre, std::int64_t dpre_stride, std::int64_t rows,
-                              std::int64_t cols);
+  void (*activation_backward)(const ActivationBackward<T>& backward);
   /// out [rows, width] = activation(gate) * up, where a row of gate_up is gate [width] then up [width] (Shazeer 2020).
   void (*gated_forward)(Activation activation, const T* gate_up, std::int64_t gate_up_stride, T* out,
                         std::int64_t out_stride, std::int64_t rows, std::int64_t width);
   /// out [rows, width] = g sigmoid(1.702 g) (u + 1), g = min(gate, 7), u = clamp(up, -7, 7) (GPT-OSS).
   void (*clamped_swiglu_forward)(const T* gate_up, std::int64_t gate_up_stride, T* out, std::int64_t out_stride,
                                  std::int64_t rows, std::int64_t width);
-  void (*gated_backward)(Activation activation, const float* dout, std::int64_t dout_stride, const T* gate_up,
-                         std::int64_t gate_up_stride, T* dgate_up, std::int64_t dgate_up_stride, std::int64_t rows,
-                         std::int64_t width);
+  void (*gated_backward)(const ActivationBackward<T>& backward);
   /// Backward of clamped_swiglu_forward: gradients of clamped values are 0 beyond the clamps.
-  void (*clamped_swiglu_backward)(const float* dout, std::int64_t dout_stride, const T* gate_up, std::int64_t gate_up_stride,
-                                  T* dgate_up, std::int64_t dgate_up_stride, std::int64_t rows, std::int64_t width);
+  void (*clamped_swiglu_backward)(const ActivationBackward<T>& backward);
 
   /// Rotates `rotated` leading elements of each of `heads` heads of each row, in place (Su et al. 2021): pair i of row r by
   /// the angle whose cosine and sine stand at cos_sin[positions[r] * rotated + i] and [... + rotated/2 + i].

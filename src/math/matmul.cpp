@@ -288,14 +288,21 @@ void pack_weight_part(const Backend& backend, ComputeType compute, const float* 
   const std::int64_t bytes = operand_bytes(kernels.operand);
   const std::int64_t panel_cols = kernels.panel_cols;
   for (std::int64_t row = first; forward != nullptr && row < first + count; row += panel_cols) {
-    kernels.pack_weight_transposed(
-        {.data = w + row * cols, .stride = cols, .rows = std::min(panel_cols, first + count - row), .cols = cols},
-        round_up(cols, kernels.step), at(forward, row * round_up(cols, kernels.step) * bytes));
+    kernels.pack_weight_transposed({.data = w + row * cols,
+                                    .stride = cols,
+                                    .rows = std::min(panel_cols, first + count - row),
+                                    .cols = cols,
+                                    .stream = true},
+                                   round_up(cols, kernels.step), at(forward, row * round_up(cols, kernels.step) * bytes));
   }
   for (std::int64_t col = 0; backward != nullptr && col < cols; col += panel_cols) {
-    kernels.pack_weight_rows(
-        {.data = w + first * cols + col, .stride = cols, .rows = count, .cols = std::min(panel_cols, cols - col)},
-        round_up(count, kernels.step), at(backward, (col * round_up(rows, kernels.step) + first * panel_cols) * bytes));
+    kernels.pack_weight_rows({.data = w + first * cols + col,
+                              .stride = cols,
+                              .rows = count,
+                              .cols = std::min(panel_cols, cols - col),
+                              .stream = true},
+                             round_up(count, kernels.step),
+                             at(backward, (col * round_up(rows, kernels.step) + first * panel_cols) * bytes));
   }
 }
 

@@ -105,6 +105,10 @@ struct Epilogue {
   /// `activation` applies. [rows, out.cols] in out.type: what the forward pass kept as pre_activation.
   const void* activation_input = nullptr;
   std::int64_t activation_input_stride = 0;
+  /// With activation_input: receives activation(activation_input); [rows, out.cols] in out.type, or null. May be
+  /// activation_input's own memory.
+  void* activation_output = nullptr;
+  std::int64_t activation_output_stride = 0;
 };
 
 /// Scratch that any product of these kinds with M <= max_rows, N, K <= max_cols needs per thread.

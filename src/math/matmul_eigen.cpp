@@ -84,7 +84,11 @@ void store(const RowMajor& sums, std::int64_t row, std::int64_t col, const Mutab
       const std::int64_t c = col + i;
       float v = sums(r, i);
       if (e.activation_input != nullptr) {
-        v *= slope(e.activation, element(e.activation_input, out.type, (row + r) * e.activation_input_stride + c));
+        const float x = element(e.activation_input, out.type, (row + r) * e.activation_input_stride + c);
+        v *= slope(e.activation, x);
+        if (e.activation_output != nullptr) {
+          set_element(e.activation_output, out.type, (row + r) * e.activation_output_stride + c, activate(e.activation, x));
+        }
         set_element(out.data, out.type, (row + r) * out.row_stride + c, v);
         continue;
       }

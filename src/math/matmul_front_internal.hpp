@@ -115,10 +115,18 @@ class TileFinisher {
   template <class T>
   void multiply_by_slope(const ElementwiseKernelsFor<T>& kernels, const float* tile, std::int64_t stride, std::int64_t row,
                          std::int64_t rows, std::int64_t col, std::int64_t cols) const {
-    const auto* pre = static_cast<const T*>(epilogue_.activation_input) + row * epilogue_.activation_input_stride + col;
-    T* to = static_cast<T*>(out_.data) + row * out_.row_stride + col;
-    kernels.activation_backward(epilogue_.activation, tile, stride, pre, epilogue_.activation_input_stride, to,
-                                out_.row_stride, rows, cols);
+    ActivationBackward<T> to{.activation = epilogue_.activation, .dout = tile, .dout_stride = stride};
+    to.pre = static_cast<const T*>(epilogue_.activation_input) + row * epilogue_.activation_input_stride + col;
+    to.pre_stride = epilogue_.activation_input_stride;
+    to.dpre = static_cast<T*>(out_.data) + row * out_.row_stride + col;
+    to.dpre_stride = out_.row_stride;
+    if (epilogue_.activation_output != nullptr) {
+      to.act = static_cast<T*>(epilogue_.activation_output) + row * epilogue_.activation_output_stride + col;
+      to.act_stride = epilogue_.activation_output_stride;
+    }
+    to.rows = rows;
+    to.cols = cols;
+    kernels.activation_backward(to);
   }
 
   const KernelTable& kernels_;

@@ -64,6 +64,7 @@ struct MatmulBlock {
   std::int64_t stride = 0;  ///< elements from a row to the next
   std::int64_t rows = 0;
   std::int64_t cols = 0;
+  bool stream = false;  ///< packs of weights: may be written past the caches, for they are not read soon
 };
 
 /// Products of one compute type. "Activations" below are of that type (float or bf16); the operand type is what the tile
@@ -93,7 +94,8 @@ struct ProductKernels {
   std::int64_t max_gradient_depth = 0;
   std::int64_t max_gradient_bytes = 0;
 
-  /// Weights, f32 (rounded to bf16 first where that is the compute type), into one panel of `padded_k` >= k elements depth.
+  /// Weights, f32 (rounded to bf16 first where that is the compute type), into one panel of `padded_k` >= k elements depth,
+  /// aligned to 64 bytes.
   /// pack_weight_rows: source [k, cols <= panel_cols]. pack_weight_transposed: source [cols, k].
   void (*pack_weight_rows)(const MatmulBlock& source, std::int64_t padded_k, void* panel) = nullptr;
   void (*pack_weight_transposed)(const MatmulBlock& source, std::int64_t padded_k, void* panel) = nullptr;

@@ -84,6 +84,15 @@ void pack_b_pairs(const MatmulBlock& source, std::int64_t padded_k, void* out) {
   }
 }
 
+/// Sixteen pairs of a panel.
+inline void store_pairs(std::uint16_t* to, __m512i pairs, bool stream) {
+  if (stream) {
+    _mm512_stream_si512(reinterpret_cast<__m512i*>(to), pairs);
+  } else {
+    _mm512_store_si512(to, pairs);
+  }
+}
+
 /// f32 weights [k, cols <= 32] into a panel.
 void pack_weight_rows_pairs(const MatmulBlock& source, std::int64_t padded_k, void* out) {
   auto* panel = static_cast<std::uint16_t*>(out);
@@ -98,9 +107,10 @@ void pack_weight_rows_pairs(const MatmulBlock& source, std::int64_t padded_k, vo
           k + 1 < source.rows && cols != 0 ? _mm512_maskz_loadu_ps(cols, row + source.stride) : _mm512_setzero_ps();
       const __m512i low = _mm512_srli_epi32(Lanes::round_to_bf16(even), 16);
       const __m512i high = _mm512_and_si512(Lanes::round_to_bf16(odd), high_half);
-      _mm512_storeu_si512(panel + 32 * half, _mm512_or_si512(low, high));
+      store_pairs(panel + 32 * half, _mm512_or_si512(low, high), source.stream);
     }
   }
+  if (source.stream) _mm_sfence();
 }
 
 /// Thirty-two f32 of a weight's row, from element k on, as bf16 in order; zeros past `end`.
@@ -126,9 +136,11 @@ void pack_weight_transposed_pairs(const MatmulBlock& source, std::int64_t padded
             j0 + j < source.rows ? load_weight_row(data + (j0 + j) * source.stride, k, source.cols) : _mm512_setzero_si512();
       }
       transpose16(r);
-      for (std::int64_t p = 0; p < pairs; ++p) _mm512_storeu_si512(panel + (k / 2 + p) * 2 * kPairPanel + 2 * j0, r[p]);
+      for (std::int64_t p = 0; p < pairs; ++p)
+        store_pairs(panel + (k / 2 + p) * 2 * kPairPanel + 2 * j0, r[p], source.stream);
     }
   }
+  if (source.stream) _mm_sfence();
 }
 
 /// bf16 rows copied, with zeros up to padded_cols.

@@ -7,13 +7,16 @@
 
 namespace quern {
 
-std::size_t block_scratch_bytes(const Backend& backend, const ModelConfig& config, std::int64_t rows) {
+std::size_t block_scratch_bytes(const Backend& backend, const ModelConfig& config, std::int64_t rows, bool training) {
   const std::int64_t hidden = config.gated() ? 2 * config.mlp_width : config.mlp_width;
   const std::int64_t widest = std::max({config.width, hidden, config.qkv_width(), config.experts});
   const std::int64_t routing = config.experts > 0 ? config.width + config.experts + config.experts_used : 0;
   const std::size_t own =
       static_cast<std::size_t>(std::max(rows * std::max(config.width, config.mlp_width), routing)) * sizeof(float);
-  return (own + kBufferAlignment - 1) / kBufferAlignment * kBufferAlignment + matmul_scratch_bytes(backend, rows, widest);
+  // In training, the activations of the feed-forward part besides.
+  const auto activations = static_cast<std::size_t>(training ? rows * config.mlp_width : 0) * sizeof(float);
+  return internal::SplitScratch::aligned(own) + internal::SplitScratch::aligned(activations) +
+         matmul_scratch_bytes(backend, rows, widest);
 }
 
 NormPartials norm_partials(const ModelConfig& config) {
@@ -70,9 +73,10 @@ void block_weight_gradients(Exec& exec, const ModelConfig& config, const Paramet
     mark(exec, Operation::experts, StepPhase::weight_gradient, layer,
          {6.0 * slots * static_cast<double>(config.width * config.mlp_width), 0.0});
   } else {
-    matmul_backward_weight(exec, rows_of(gradients.mlp_out, all, config.width),
-                           rows_of(buffers.mlp_act, all, config.mlp_width), target(p.mlp_out), target(p.mlp_out_bias),
-                           accumulate);
+    // mlp_backward left the activations there.
+    const ConstMatrix act{buffers.mlp_pre, internal::element_type_of<T>(), rows, config.mlp_width, pre_width};
+    matmul_backward_weight(exec, rows_of(gradients.mlp_out, all, config.width), act, target(p.mlp_out),
+                           target(p.mlp_out_bias), accumulate);
     marked(Operation::mlp_out_product, config.width, config.mlp_width);
     matmul_backward_weight(exec, rows_of(gradients.mlp_pre, all, pre_width), rows_of(buffers.norm2_out, all, config.width),
                            target(p.mlp_in), target(p.mlp_in_bias), accumulate);

@@ -73,7 +73,8 @@ struct Backward {
         }
         d_weight[k] = static_cast<float>(dot);
         for (std::int64_t i = 0; i < hidden; ++i) d_act[i] *= weight;
-        internal::gate_backward(exec, config, d_act, kept.pre + slot * 2 * hidden, d.pre + slot * 2 * hidden, 1);
+        internal::gate_backward(exec, config, d_act, kept.pre + slot * 2 * hidden, d.pre + slot * 2 * hidden,
+                                static_cast<T*>(nullptr), 1);
         for (std::int64_t i = 0; i < width; ++i) scaled[i] = weight * d_row[i];
         kernels_for<T>(exec).from_f32(scaled, width, d.output + slot * width, width, 1, width);
       }

@@ -50,8 +50,9 @@ struct BlockBuffers {
   T* norm2_out = nullptr;               ///< [rows, width]
   float* norm2_mean = nullptr;          ///< [rows], backward, layer_norm only
   float* norm2_rstd = nullptr;          ///< [rows], backward
-  T* mlp_pre = nullptr;                 ///< [rows, mlp_width or 2 mlp_width] before the activation
-  T* mlp_act = nullptr;                 ///< [rows, mlp_width]
+  T* mlp_pre = nullptr;                 ///< [rows, mlp_width or 2 mlp_width] before the activation; see mlp_act
+  T* mlp_act = nullptr;                 ///< [rows, mlp_width]; null in training, where scratch holds it, and mlp_backward
+                                        ///< puts it, computed again, where mlp_pre began
   float* x_out = nullptr;               ///< [rows, width]
   float* branch1 = nullptr;             ///< [rows, width] the attention half's output before its post norm; post_norms only
   float* branch1_rstd = nullptr;        ///< [rows], backward, post_norms only
@@ -108,7 +109,8 @@ struct BlockDropout {
 };
 
 /// Scratch bytes per thread that the functions below need for ranges of at most `rows` rows, products included.
-[[nodiscard]] std::size_t block_scratch_bytes(const Backend& backend, const ModelConfig& config, std::int64_t rows);
+[[nodiscard]] std::size_t block_scratch_bytes(const Backend& backend, const ModelConfig& config, std::int64_t rows,
+                                              bool training);
 
 /// norm1, QKV projection, QK norm and RoPE of `range`: fills norm1_out and qkv. `positions` are all rows' positions.
 template <class T>
@@ -141,7 +143,8 @@ struct NormPartials {
 [[nodiscard]] NormPartials norm_partials(const ModelConfig& config);
 
 /// Backward of mlp_forward on chunk `chunk` of rows `range`: residual goes from d x_out to d x_mid; fills mlp_out and
-/// mlp_pre, and zeroes then fills this chunk's norm2 and post norm sums. Serial exec.
+/// mlp_pre, replaces the first mlp_width columns of buffers.mlp_pre by the activations, and zeroes then fills this chunk's
+/// norm2 and post norm sums. Serial exec.
 template <class T>
 void mlp_backward(Exec& exec, const ModelWeights& weights, std::int64_t layer, const BlockBuffers<T>& buffers,
                   const BlockGradients<T>& gradients, const BlockDropout& dropout, RowRange range, std::int64_t chunk);

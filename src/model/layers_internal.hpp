@@ -103,17 +103,21 @@ void gate(Exec& exec, const ModelConfig& config, const T* pre, T* act, RowRange 
   });
 }
 
-/// The gradient of pre [rows, 2 mlp_width] from that of act, d_act f32 [rows, mlp_width].
+/// The gradient of pre [rows, 2 mlp_width] from that of act, d_act f32 [rows, mlp_width]. `act`, where not null, is computed
+/// again into rows of pre's stride: it may be pre.
 template <class T>
-void gate_backward(const Exec& exec, const ModelConfig& config, const float* d_act, const T* pre, T* d_pre,
+void gate_backward(const Exec& exec, const ModelConfig& config, const float* d_act, const T* pre, T* d_pre, T* act,
                    std::int64_t rows) {
   const std::int64_t hidden = config.mlp_width;
+  ActivationBackward<T> backward{.activation = config.activation(), .dout = d_act, .dout_stride = hidden};
+  backward.pre = pre;
+  backward.dpre = d_pre;
+  backward.act = act;
+  backward.pre_stride = backward.dpre_stride = backward.act_stride = 2 * hidden;
+  backward.rows = rows;
+  backward.cols = hidden;
   const ElementwiseKernelsFor<T>& kernels = kernels_for<T>(exec);
-  if (config.mlp == MlpKind::swiglu_clamped) {
-    kernels.clamped_swiglu_backward(d_act, hidden, pre, 2 * hidden, d_pre, 2 * hidden, rows, hidden);
-  } else {
-    kernels.gated_backward(config.activation(), d_act, hidden, pre, 2 * hidden, d_pre, 2 * hidden, rows, hidden);
-  }
+  (config.mlp == MlpKind::swiglu_clamped ? kernels.clamped_swiglu_backward : kernels.gated_backward)(backward);
 }
 
 /// out = residual + dropout(rms_norm(branch)), rows `range` of each [.., width]. Where out is residual, branch is

@@ -26,15 +26,22 @@ void mlp_forward(Exec& exec, const ModelWeights& weights, std::int64_t layer, co
     experts_forward(exec, weights, layer, buffers, dropout, range);
     return;
   }
+  // Activations that nobody keeps lie in scratch, row 0 first.
+  const bool keeps = buffers.mlp_act != nullptr;
+  SplitScratch scratch(exec, keeps ? 0 : static_cast<std::size_t>(range.rows() * hidden) * sizeof(T));
+  T* act = keeps ? buffers.mlp_act + range.begin * hidden : reinterpret_cast<T*>(scratch.own);
+  const MutableMatrix act_rows = mutable_rows_of(act, {0, range.rows()}, hidden);
+  const ConstMatrix act_input = rows_of(act, {0, range.rows()}, hidden);
   const ConstMatrix input = rows_of(buffers.norm2_out, range, width);
   if (config.gated()) {
-    internal::stacked_forward(exec, input, w.mlp_in, mutable_rows_of(buffers.mlp_pre, range, 2 * hidden), w.mlp_in_bias);
+    internal::stacked_forward(scratch.inner, input, w.mlp_in, mutable_rows_of(buffers.mlp_pre, range, 2 * hidden),
+                              w.mlp_in_bias);
     mark(exec, Operation::mlp_in_product, StepPhase::forward, layer,
          product_cost(range.rows(), 2 * hidden, width, sizeof(T), sizeof(T)));
-    internal::gate(exec, config, buffers.mlp_pre, buffers.mlp_act, range);
+    internal::gate(exec, config, buffers.mlp_pre + range.begin * 2 * hidden, act, {0, range.rows()});
     mark(exec, Operation::activation, StepPhase::forward, layer, moved_cost(range.rows() * hidden, 3 * sizeof(T)));
   } else {
-    matmul_forward(exec, input, w.mlp_in.whole(), mutable_rows_of(buffers.mlp_act, range, hidden),
+    matmul_forward(scratch.inner, input, w.mlp_in.whole(), act_rows,
                    {.bias = w.mlp_in_bias,
                     .activation = config.activation(),
                     .pre_activation = offset_or_null(buffers.mlp_pre, range.begin * hidden),
@@ -44,7 +51,7 @@ void mlp_forward(Exec& exec, const ModelWeights& weights, std::int64_t layer, co
   }
   OperationCost out_product = product_cost(range.rows(), width, hidden, sizeof(T), sizeof(float));
   if (w.post_norm2 != nullptr) {
-    matmul_forward(exec, rows_of(buffers.mlp_act, range, hidden), w.mlp_out, mutable_rows_of(buffers.branch2, range, width),
+    matmul_forward(scratch.inner, act_input, w.mlp_out, mutable_rows_of(buffers.branch2, range, width),
                    {.bias = w.mlp_out_bias});
     mark(exec, Operation::mlp_out_product, StepPhase::forward, layer, out_product);
     internal::add_normed_branch(exec, config, w.post_norm2, buffers.branch2, buffers.branch2_rstd, buffers.x_mid,
@@ -52,8 +59,8 @@ void mlp_forward(Exec& exec, const ModelWeights& weights, std::int64_t layer, co
     mark(exec, Operation::branch, StepPhase::forward, layer, moved_cost(range.rows() * width, 3 * sizeof(float)));
     return;
   }
-  internal::project_onto_residual(exec, rows_of(buffers.mlp_act, range, hidden), w.mlp_out, w.mlp_out_bias, buffers.x_mid,
-                                  buffers.x_out, dropout.mlp_out(range.begin), range);
+  internal::project_onto_residual(scratch.inner, act_input, w.mlp_out, w.mlp_out_bias, buffers.x_mid, buffers.x_out,
+                                  dropout.mlp_out(range.begin), range);
   out_product.bytes += moved_cost(range.rows() * width, sizeof(float)).bytes;  // the residual that is added
   mark(exec, Operation::mlp_out_product, StepPhase::forward, layer, out_product);
 }
@@ -83,8 +90,8 @@ void mlp_backward(Exec& exec, const ModelWeights& weights, std::int64_t layer, c
     matmul_backward_input(scratch.inner, d_out, w.mlp_out, {d_act, ElementType::f32, rows, hidden, hidden});
     mark(exec, Operation::mlp_out_product, StepPhase::backward, layer,
          product_cost(rows, hidden, width, sizeof(T), sizeof(float)));
-    internal::gate_backward(exec, config, d_act, buffers.mlp_pre + range.begin * pre_width,
-                            gradients.mlp_pre + range.begin * pre_width, rows);
+    T* pre = buffers.mlp_pre + range.begin * pre_width;
+    internal::gate_backward(exec, config, d_act, pre, gradients.mlp_pre + range.begin * pre_width, pre, rows);
     mark(exec, Operation::activation, StepPhase::backward, layer,
          {0.0, static_cast<double>(rows) *
                    static_cast<double>(4 * hidden + 2 * static_cast<std::int64_t>(sizeof(T)) * pre_width)});
@@ -92,9 +99,11 @@ void mlp_backward(Exec& exec, const ModelWeights& weights, std::int64_t layer, c
     matmul_backward_input(scratch.inner, d_out, w.mlp_out, mutable_rows_of(gradients.mlp_pre, range, hidden),
                           {.activation = config.activation(),
                            .activation_input = buffers.mlp_pre + range.begin * hidden,
-                           .activation_input_stride = hidden});
+                           .activation_input_stride = hidden,
+                           .activation_output = buffers.mlp_pre + range.begin * hidden,
+                           .activation_output_stride = hidden});
     mark(exec, Operation::mlp_out_product, StepPhase::backward, layer,
-         product_cost(rows, hidden, width, sizeof(T), 2 * sizeof(T)));
+         product_cost(rows, hidden, width, sizeof(T), 3 * sizeof(T)));
   }
 
   auto* d_norm = reinterpret_cast<float*>(scratch.own);  // a gated unit's gradient is no longer read

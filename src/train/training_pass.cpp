@@ -49,7 +49,7 @@ class TypedTrainingPass final : public TrainingPass {
     const std::int64_t hidden = config_.gated() ? 2 * config_.mlp_width : config_.mlp_width;
     const std::size_t weight_gradient =
         matmul_scratch_bytes(backend_, shape_.rows, std::max({config_.width, hidden, config_.qkv_width(), config_.experts}));
-    return std::max({block_scratch_bytes(backend_, config_, chunk_rows_), weight_gradient,
+    return std::max({block_scratch_bytes(backend_, config_, chunk_rows_, true), weight_gradient,
                      head_scratch_bytes(backend_, config_, shape_.rows),
                      attention_scratch_bytes(backend_, attention_shapes_.front(), type, shape_.max_length)});
   }
@@ -160,7 +160,6 @@ class TypedTrainingPass final : public TrainingPass {
         continue;
       }
       if (c.gated() || backward) plan_one(b.mlp_pre, "mlp pre-activation", rows * pre_width, l, last, plan);
-      plan_one(b.mlp_act, "mlp activation", rows * c.mlp_width, l, last, plan);
     }
     const std::int64_t end = 2 * L + 1;
     plan_one(final_x_, "residual out", rows * c.width, L - 1, L, plan);

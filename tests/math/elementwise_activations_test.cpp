@@ -83,6 +83,42 @@ class Inputs {
   int count_ = 0;
 };
 
+/// Gradients of rows `pre` given those of what comes out, and what comes out where asked for.
+template <class T>
+ActivationBackward<T> backward_of(Activation activation, const Rows<float>& dout, const T* pre, std::int64_t pre_stride,
+                                  Rows<T>& dpre, T* act, std::int64_t act_stride) {
+  ActivationBackward<T> b{.activation = activation, .dout = dout.data(), .dout_stride = dout.stride()};
+  b.pre = pre;
+  b.pre_stride = pre_stride;
+  b.dpre = dpre.data();
+  b.dpre_stride = dpre.stride();
+  b.act = act;
+  b.act_stride = act_stride;
+  b.rows = dout.rows();
+  b.cols = dout.cols();
+  return b;
+}
+
+/// `backward` again with the forward result asked for, elsewhere and in place of its input: the same gradients, and as
+/// results those of the forward pass.
+template <class T>
+void check_recomputed(void (*backward)(const ActivationBackward<T>&), Activation activation, const Rows<float>& dout,
+                      const Rows<T>& pre, const Rows<T>& dpre, const Rows<T>& forward) {
+  Rows<T> act(forward.rows(), forward.cols(), 4, 1), again = dpre, in_place = pre;
+  backward(backward_of(activation, dout, pre.data(), pre.stride(), again, act.data(), act.stride()));
+  for (std::int64_t r = 0; r < forward.rows(); ++r) {
+    EXPECT_TRUE(again.same_bits(r, dpre, r));
+    EXPECT_TRUE(act.same_bits(r, forward, r));
+  }
+  EXPECT_TRUE(act.gaps_untouched());
+  backward(backward_of(activation, dout, static_cast<const T*>(in_place.data()), in_place.stride(), again, in_place.data(),
+                       in_place.stride()));
+  for (std::int64_t r = 0; r < forward.rows(); ++r) {
+    EXPECT_TRUE(again.same_bits(r, dpre, r));
+    for (std::int64_t c = 0; c < forward.cols(); ++c) ASSERT_EQ(in_place.value(r, c), forward.value(r, c));
+  }
+}
+
 template <class T>
 void check_activation(const ElementwiseKernels& table, Activation activation, std::int64_t cols) {
   Inputs next;
@@ -91,7 +127,8 @@ void check_activation(const ElementwiseKernels& table, Activation activation, st
   Rows<T> y(2, cols, 5, 0), dx(2, cols, 1, 2);
   const auto& kernels = kernels_for<T>(table);
   kernels.activation_forward(activation, x.data(), x.stride(), y.data(), y.stride(), 2, cols);
-  kernels.activation_backward(activation, dy.data(), dy.stride(), x.data(), x.stride(), dx.data(), dx.stride(), 2, cols);
+  kernels.activation_backward(backward_of<T>(activation, dy, x.data(), x.stride(), dx, nullptr, 0));
+  check_recomputed<T>(kernels.activation_backward, activation, dy, x, dx, y);
   for (std::int64_t r = 0; r < 2; ++r) {
     for (std::int64_t c = 0; c < cols; ++c) {
       const double at = x.value(r, c), d = dy.value(r, c);
@@ -165,8 +202,8 @@ void check_gated(const ElementwiseKernels& table, Activation activation, std::in
   Rows<T> y(2, width, 5, 0), d_gate_up(2, 2 * width, 1, 2);
   const auto& kernels = kernels_for<T>(table);
   kernels.gated_forward(activation, gate_up.data(), gate_up.stride(), y.data(), y.stride(), 2, width);
-  kernels.gated_backward(activation, dy.data(), dy.stride(), gate_up.data(), gate_up.stride(), d_gate_up.data(),
-                         d_gate_up.stride(), 2, width);
+  kernels.gated_backward(backward_of<T>(activation, dy, gate_up.data(), gate_up.stride(), d_gate_up, nullptr, 0));
+  check_recomputed<T>(kernels.gated_backward, activation, dy, gate_up, d_gate_up, y);
   for (std::int64_t r = 0; r < 2; ++r) {
     for (std::int64_t c = 0; c < width; ++c) {
       const double gate = gate_up.value(r, c), up = gate_up.value(r, width + c), d = dy.value(r, c);
@@ -206,8 +243,9 @@ void check_clamped_swiglu(const ElementwiseKernels& table, std::int64_t width) {
   Rows<T> y(3, width, 5, 0), d_gate_up(3, 2 * width, 1, 2);
   const auto& kernels = kernels_for<T>(table);
   kernels.clamped_swiglu_forward(gate_up.data(), gate_up.stride(), y.data(), y.stride(), 3, width);
-  kernels.clamped_swiglu_backward(dy.data(), dy.stride(), gate_up.data(), gate_up.stride(), d_gate_up.data(),
-                                  d_gate_up.stride(), 3, width);
+  kernels.clamped_swiglu_backward(
+      backward_of<T>(Activation::silu, dy, gate_up.data(), gate_up.stride(), d_gate_up, nullptr, 0));
+  check_recomputed<T>(kernels.clamped_swiglu_backward, Activation::silu, dy, gate_up, d_gate_up, y);
   for (std::int64_t r = 0; r < 3; ++r) {
     for (std::int64_t c = 0; c < width; ++c) {
       const double gate = gate_up.value(r, c), up = gate_up.value(r, width + c), d = dy.value(r, c);
@@ -285,7 +323,15 @@ TEST(Activations, FarFromZero) {
       SCOPED_TRACE(std::string(table->name) + " activation " + std::to_string(static_cast<int>(activation)));
       std::vector<float> y(x.size()), dx(x.size());
       table->f32.activation_forward(activation, x.data(), n, y.data(), n, 1, n);
-      table->f32.activation_backward(activation, ones.data(), n, x.data(), n, dx.data(), n, 1, n);
+      table->f32.activation_backward({.activation = activation,
+                                      .dout = ones.data(),
+                                      .dout_stride = n,
+                                      .pre = x.data(),
+                                      .pre_stride = n,
+                                      .dpre = dx.data(),
+                                      .dpre_stride = n,
+                                      .rows = 1,
+                                      .cols = n});
       for (std::size_t i = 0; i < x.size(); ++i) {
         EXPECT_NEAR(y[i], std::max(x[i], 0.0F), 1e-26F) << x[i];
         EXPECT_NEAR(dx[i], x[i] > 0.0F ? 1.0F : 0.0F, 1e-26F) << x[i];
