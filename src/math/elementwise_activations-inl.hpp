@@ -126,14 +126,26 @@ void activation_epilogue(const ActivationEpilogue<T>& e) {
       const float* sum = e.sum + r * e.sum_stride;
       T* pre = e.pre == nullptr ? nullptr : e.pre + r * e.pre_stride;
       T* out = e.out + r * e.out_stride;
-      simd::for_each_vector(0, e.cols, [&](auto vector, std::int64_t i) QUERN_INLINE_LAMBDA {
-        VF x = vector.load(sum + i);
-        if (e.bias != nullptr) x = hn::Add(x, vector.load(e.bias + i));
+      const auto with_bias = [&](auto vector, std::int64_t i) QUERN_INLINE_LAMBDA {
+        const VF x = vector.load(sum + i);
+        return e.bias == nullptr ? x : hn::Add(x, vector.load(e.bias + i));
+      };
+      const DF d;
+      std::int64_t begin = 0;
+      for (; begin + 2 * simd::kLanes <= e.cols; begin += 2 * simd::kLanes) {
+        const VF x0 = with_bias(simd::WholeVector{}, begin);
+        const VF x1 = with_bias(simd::WholeVector{}, begin + simd::kLanes);
+        simd::store_pair(d, function.value(x0), function.value(x1), false, out + begin);
+        if (pre != nullptr) simd::store_pair(d, x0, x1, e.stream_pre, pre + begin);
+      }
+      simd::for_each_vector(begin, e.cols, [&](auto vector, std::int64_t i) QUERN_INLINE_LAMBDA {
+        const VF x = with_bias(vector, i);
         vector.store(function.value(x), out + i);
         if (pre != nullptr) vector.store(x, pre + i);
       });
     }
   });
+  if (e.stream_pre) simd::end_stream();
 }
 
 template <class T>
@@ -144,13 +156,28 @@ void activation_backward_rows(const ActivationBackward<T>& b) {
       const T* x = b.pre + r * b.pre_stride;
       T* dx = b.dpre + r * b.dpre_stride;
       T* act = b.act == nullptr ? nullptr : b.act + r * b.act_stride;
-      simd::for_each_vector(0, b.cols, [&](auto vector, std::int64_t i) QUERN_INLINE_LAMBDA {
+      T* kept = b.dpre_kept == nullptr ? nullptr : b.dpre_kept + r * b.dpre_stride;
+      const DF d;
+      std::int64_t begin = 0;
+      for (; begin + 2 * simd::kLanes <= b.cols; begin += 2 * simd::kLanes) {
+        const ValueAndSlope f0 = function.with_slope(simd::load_f32(d, x + begin));
+        const ValueAndSlope f1 = function.with_slope(simd::load_f32(d, x + begin + simd::kLanes));
+        const VF d0 = hn::Mul(simd::load_f32(d, dy + begin), f0.slope);
+        const VF d1 = hn::Mul(simd::load_f32(d, dy + begin + simd::kLanes), f1.slope);
+        simd::store_pair(d, d0, d1, false, dx + begin);
+        if (kept != nullptr) simd::store_pair(d, d0, d1, true, kept + begin);
+        if (act != nullptr) simd::store_pair(d, f0.value, f1.value, false, act + begin);
+      }
+      simd::for_each_vector(begin, b.cols, [&](auto vector, std::int64_t i) QUERN_INLINE_LAMBDA {
         const ValueAndSlope f = function.with_slope(vector.load(x + i));
-        vector.store(hn::Mul(vector.load(dy + i), f.slope), dx + i);
+        const VF dpre = hn::Mul(vector.load(dy + i), f.slope);
+        vector.store(dpre, dx + i);
+        if (kept != nullptr) vector.store(dpre, kept + i);
         if (act != nullptr) vector.store(f.value, act + i);
       });
     }
   });
+  if (b.dpre_kept != nullptr) simd::end_stream();
 }
 
 template <class T>

@@ -42,7 +42,8 @@ struct ActivationBackward {
   std::int64_t pre_stride = 0;
   T* dpre = nullptr;  ///< as pre
   std::int64_t dpre_stride = 0;
-  T* act = nullptr;  ///< [rows, cols], or null; may be pre's memory (of a gated unit: the gate's)
+  T* dpre_kept = nullptr;  ///< dpre once more, or null: for later, so written past the caches where that can be
+  T* act = nullptr;        ///< [rows, cols], or null; may be pre's memory (of a gated unit: the gate's)
   std::int64_t act_stride = 0;
   std::int64_t rows = 0;
   std::int64_t cols = 0;
@@ -57,6 +58,7 @@ struct ActivationEpilogue {
   const float* bias = nullptr;  ///< [cols], or null
   T* pre = nullptr;             ///< or null
   std::int64_t pre_stride = 0;
+  bool stream_pre = false;  ///< pre may be written past the caches, for it is not read soon
   T* out = nullptr;
   std::int64_t out_stride = 0;
   std::int64_t rows = 0;

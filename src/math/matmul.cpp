@@ -224,6 +224,7 @@ void product(Exec& exec, ComputeType compute, const ConstMatrix& a, const RightS
                                             : out_tile(row + tile.rows, col_begin, next_rows);
             }
           }
+          if (kernels.finishes_rows && piece + 1 == blocking.depths) tile.fetch_c = finish.reads(row, tile.rows, col, cols);
           kernels.tile(tile);
           if (!direct && !kernels.finishes_rows && piece + 1 == blocking.depths) {
             finish(tile.c, tile.c_stride, row, tile.rows, col, cols);

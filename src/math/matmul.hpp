@@ -99,7 +99,8 @@ struct Epilogue {
   Activation activation = Activation::none;
   void* pre_activation = nullptr;  ///< [rows, out.cols] in out.type, or null
   std::int64_t pre_activation_stride = 0;
-  const float* residual = nullptr;  ///< f32 [rows, out.cols], or null; may be the output itself (to accumulate)
+  bool stream_pre_activation = false;  ///< it is not read soon, so it may be written past the caches
+  const float* residual = nullptr;     ///< f32 [rows, out.cols], or null; may be the output itself (to accumulate)
   std::int64_t residual_stride = 0;
   /// Where not null, the end of a backward pass: out = sum * activation'(activation_input), and nothing of the above but
   /// `activation` applies. [rows, out.cols] in out.type: what the forward pass kept as pre_activation.
@@ -109,6 +110,7 @@ struct Epilogue {
   /// activation_input's own memory.
   void* activation_output = nullptr;
   std::int64_t activation_output_stride = 0;
+  void* kept_output = nullptr;  ///< with activation_input: out once more, of the same stride, past the caches; or null
 };
 
 /// Scratch that any product of these kinds with M <= max_rows, N, K <= max_cols needs per thread.

@@ -60,6 +60,26 @@ inline void prefetch_lines(const char* p) {
   for (int i = 0; i < 8; ++i) _mm_prefetch(p + 64 * i, _MM_HINT_T0);
 }
 
+/// Spreads a fetch into second-level cache over a tile's steps.
+class Fetcher {
+ public:
+  Fetcher(const MatmulFetch& fetch, std::int64_t steps)
+      : row_(static_cast<const char*>(fetch.data)),
+        stride_(fetch.stride),
+        left_(fetch.rows),
+        lines_(fetch.lines),
+        per_step_(steps > 0 ? (fetch.rows + steps - 1) / steps : 0) {}
+  void step() {
+    for (std::int64_t i = 0; i < per_step_ && left_ > 0; ++i, --left_, row_ += stride_) {
+      for (std::int64_t line = 0; line < lines_; ++line) _mm_prefetch(row_ + 64 * line, _MM_HINT_T1);
+    }
+  }
+
+ private:
+  const char* row_;
+  std::int64_t stride_, left_, lines_, per_step_;
+};
+
 /// Rows 17 .. 32.
 void tile_2x2(const MatmulTile& t) {
   const std::int64_t c_bytes = t.c_stride * 4;
@@ -79,9 +99,11 @@ void tile_2x2(const MatmulTile& t) {
   const std::int64_t a_step_bytes = t.a_step_stride * 2;
   const char* a = static_cast<const char*>(t.a);
   const char* b = static_cast<const char*>(t.b);
+  Fetcher fetcher(t.fetch_c, t.steps);
   for (std::int64_t s = 0; s < t.steps; ++s) {
     const char* ahead = b + kAhead * kBStepBytes;
     _tile_loadd(6, b, kBRowBytes);
+    fetcher.step();
     prefetch_lines(ahead);
     _tile_loadd(4, a, a_bytes);
     _tile_dpbf16ps(0, 4, 6);

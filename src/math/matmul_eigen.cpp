@@ -90,6 +90,7 @@ void store(const RowMajor& sums, std::int64_t row, std::int64_t col, const Mutab
           set_element(e.activation_output, out.type, (row + r) * e.activation_output_stride + c, activate(e.activation, x));
         }
         set_element(out.data, out.type, (row + r) * out.row_stride + c, v);
+        if (e.kept_output != nullptr) set_element(e.kept_output, out.type, (row + r) * out.row_stride + c, v);
         continue;
       }
       if (e.bias != nullptr) v += e.bias[c];

@@ -9,6 +9,7 @@
 #include "math/aligned_buffer.hpp"
 #include "math/matmul.hpp"
 #include "math/matmul_blocking.hpp"
+#include "math/matmul_fetch_internal.hpp"
 
 namespace quern::internal {
 
@@ -43,6 +44,18 @@ class TileFinisher {
   [[nodiscard]] bool trivial() const {
     return out_.type == ElementType::f32 && epilogue_.bias == nullptr && epilogue_.activation == Activation::none &&
            epilogue_.pre_activation == nullptr && epilogue_.residual == nullptr && epilogue_.activation_input == nullptr;
+  }
+
+  /// What storing a tile of these rows and columns will read.
+  [[nodiscard]] MatmulFetch reads(std::int64_t row, std::int64_t rows, std::int64_t col, std::int64_t cols) const {
+    const std::int64_t bytes = operand_bytes(out_.type);
+    if (epilogue_.activation_input != nullptr) {
+      return fetch_block(at(epilogue_.activation_input, (row * epilogue_.activation_input_stride + col) * bytes),
+                         epilogue_.activation_input_stride * bytes, rows, cols * bytes);
+    }
+    if (epilogue_.residual == nullptr) return {};
+    return fetch_block(epilogue_.residual + row * epilogue_.residual_stride + col, epilogue_.residual_stride * 4, rows,
+                       cols * 4);
   }
 
   void operator()(float* tile, std::int64_t stride, std::int64_t row, std::int64_t rows, std::int64_t col,
@@ -104,6 +117,7 @@ class TileFinisher {
     if (epilogue_.pre_activation != nullptr) {
       to.pre = static_cast<T*>(epilogue_.pre_activation) + row * epilogue_.pre_activation_stride + col;
       to.pre_stride = epilogue_.pre_activation_stride;
+      to.stream_pre = epilogue_.stream_pre_activation;
     }
     to.out = static_cast<T*>(out_.data) + row * out_.row_stride + col;
     to.out_stride = out_.row_stride;
@@ -124,6 +138,8 @@ class TileFinisher {
       to.act = static_cast<T*>(epilogue_.activation_output) + row * epilogue_.activation_output_stride + col;
       to.act_stride = epilogue_.activation_output_stride;
     }
+    if (epilogue_.kept_output != nullptr)
+      to.dpre_kept = static_cast<T*>(epilogue_.kept_output) + row * out_.row_stride + col;
     to.rows = rows;
     to.cols = cols;
     kernels.activation_backward(to);

@@ -59,6 +59,7 @@ struct BlockBuffers {
   float* branch2 = nullptr;             ///< [rows, width] the same of the feed-forward half; inference: may be branch1
   float* branch2_rstd = nullptr;        ///< [rows], backward, post_norms only
   ExpertBuffers<T>* experts = nullptr;  ///< models with experts only
+  bool outgrow_caches = false;          ///< what is kept until the backward pass will have left the caches by then
 };
 
 /// Gradients of the feed-forward part with experts, in the same slots; shared by all blocks.
@@ -84,6 +85,7 @@ struct BlockGradients {
   float* norm_partials =
       nullptr;  ///< [chunks, norm_partial_width] sums of each chunk for norm weights and biases, and sinks
   ExpertGradients<T>* experts = nullptr;  ///< models with experts only, which have no mlp_out and mlp_pre
+  bool outgrow_caches = false;            ///< what weight gradients need will have left the caches by then
 };
 
 /// Rows begin .. end-1 of a batch.

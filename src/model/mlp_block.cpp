@@ -45,7 +45,8 @@ void mlp_forward(Exec& exec, const ModelWeights& weights, std::int64_t layer, co
                    {.bias = w.mlp_in_bias,
                     .activation = config.activation(),
                     .pre_activation = offset_or_null(buffers.mlp_pre, range.begin * hidden),
-                    .pre_activation_stride = hidden});
+                    .pre_activation_stride = hidden,
+                    .stream_pre_activation = buffers.outgrow_caches});
     mark(exec, Operation::mlp_in_product, StepPhase::forward, layer,
          product_cost(range.rows(), hidden, width, sizeof(T), (buffers.mlp_pre != nullptr ? 2 : 1) * sizeof(T)));
   }
@@ -81,33 +82,40 @@ void mlp_backward(Exec& exec, const ModelWeights& weights, std::int64_t layer, c
                             gradients.mlp_out, sums + partials.post_norm2, dropout.mlp_out(range.begin), range);
   mark(exec, Operation::branch, StepPhase::backward, layer, moved_cost(rows * width, 4 + sizeof(T)));
 
-  // A gated unit's two gradients need the whole gradient of its output; others are formed as sums leave the product.
-  SplitScratch scratch(exec,
+  // A gated unit's two gradients need the whole gradient of its output; others are formed as sums leave the product, and
+  // where they will be long out of the caches when the weight gradients want them, the next product reads another copy.
+  const bool copies = !config.gated() && gradients.outgrow_caches;
+  SplitScratch outer(exec, copies ? static_cast<std::size_t>(rows * hidden) * sizeof(T) : 0);
+  SplitScratch scratch(outer.inner,
                        static_cast<std::size_t>(rows * (config.gated() ? std::max(hidden, width) : width)) * sizeof(float));
   const ConstMatrix d_out = rows_of(gradients.mlp_out, range, width);
+  T* pre = buffers.mlp_pre + range.begin * pre_width;
+  T* kept_d_pre = gradients.mlp_pre + range.begin * pre_width;
+  T* d_pre = copies ? reinterpret_cast<T*>(outer.own) : kept_d_pre;
+  const RowRange local{0, rows};
   if (config.gated()) {
     auto* d_act = reinterpret_cast<float*>(scratch.own);
     matmul_backward_input(scratch.inner, d_out, w.mlp_out, {d_act, ElementType::f32, rows, hidden, hidden});
     mark(exec, Operation::mlp_out_product, StepPhase::backward, layer,
          product_cost(rows, hidden, width, sizeof(T), sizeof(float)));
-    T* pre = buffers.mlp_pre + range.begin * pre_width;
-    internal::gate_backward(exec, config, d_act, pre, gradients.mlp_pre + range.begin * pre_width, pre, rows);
+    internal::gate_backward(exec, config, d_act, pre, d_pre, pre, rows);
     mark(exec, Operation::activation, StepPhase::backward, layer,
          {0.0, static_cast<double>(rows) *
                    static_cast<double>(4 * hidden + 2 * static_cast<std::int64_t>(sizeof(T)) * pre_width)});
   } else {
-    matmul_backward_input(scratch.inner, d_out, w.mlp_out, mutable_rows_of(gradients.mlp_pre, range, hidden),
+    matmul_backward_input(scratch.inner, d_out, w.mlp_out, mutable_rows_of(d_pre, local, hidden),
                           {.activation = config.activation(),
-                           .activation_input = buffers.mlp_pre + range.begin * hidden,
+                           .activation_input = pre,
                            .activation_input_stride = hidden,
-                           .activation_output = buffers.mlp_pre + range.begin * hidden,
-                           .activation_output_stride = hidden});
+                           .activation_output = pre,
+                           .activation_output_stride = hidden,
+                           .kept_output = copies ? kept_d_pre : nullptr});
     mark(exec, Operation::mlp_out_product, StepPhase::backward, layer,
          product_cost(rows, hidden, width, sizeof(T), 3 * sizeof(T)));
   }
 
   auto* d_norm = reinterpret_cast<float*>(scratch.own);  // a gated unit's gradient is no longer read
-  matmul_backward_input(scratch.inner, rows_of(gradients.mlp_pre, range, pre_width), w.mlp_in.whole(),
+  matmul_backward_input(scratch.inner, rows_of(d_pre, local, pre_width), w.mlp_in.whole(),
                         {d_norm, ElementType::f32, rows, width, width});
   mark(exec, Operation::mlp_in_product, StepPhase::backward, layer,
        product_cost(rows, width, pre_width, sizeof(T), sizeof(float)));

@@ -127,11 +127,14 @@ class TypedTrainingPass final : public TrainingPass {
     const std::int64_t L = c.layers;
     const std::int64_t pre_width = c.gated() ? 2 * c.mlp_width : c.mlp_width;
     const bool layer_norm = c.norm == NormKind::layer_norm;
+    const std::int64_t pre_bytes = rows * pre_width * static_cast<std::int64_t>(sizeof(T));
+    gradients_.outgrow_caches = pre_bytes > shape_.cached_bytes;
     blocks_.resize(static_cast<std::size_t>(L));
     bindings_.reserve(static_cast<std::size_t>(L * 16 + 24));
     for (std::int64_t l = 0; l < L; ++l) {
       BlockBuffers<T>& b = blocks_[static_cast<std::size_t>(l)];
       const std::int64_t last = backward ? 2 * L - l : l;
+      b.outgrow_caches = backward && L * pre_bytes > shape_.cached_bytes;
       // The first layer's input is written by the embedding before anything else runs; later inputs by the layer below.
       plan_one(b.x_in, "residual in", rows * c.width, std::max<std::int64_t>(l - 1, 0), last, plan);
       plan_one(b.norm1_out, "norm 1", rows * c.width, std::max<std::int64_t>(l - 1, 0), last, plan);

@@ -40,6 +40,9 @@ struct PassShape {
   std::int64_t rows = 0;           ///< tokens of a micro-batch (at most)
   std::int64_t max_length = 0;     ///< longest sequence
   std::int64_t max_sequences = 0;  ///< sequences in a micro-batch (at most)
+  /// What grows beyond this has left the last-level cache before it is read again, and is written past the caches. Changes
+  /// speed only; the default is a guess that suits two cores' share of one.
+  std::int64_t cached_bytes = std::int64_t{32} << 20;
 };
 
 /// Forward and backward over planned memory; f32 or bf16 activations behind one interface. After bind() nothing allocates.

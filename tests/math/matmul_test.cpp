@@ -140,6 +140,7 @@ TEST(Matmul, ActivationGradientsEndAProduct) {
       Matrix sums(ElementType::f32, s.m, s.n, 0);
       Matrix dx(element_type(compute), s.m, s.n, 3);
       Matrix act(element_type(compute), s.m, s.n, 4);
+      Matrix kept(element_type(compute), s.m, s.n, 3);
       dy.fill(random);
       w.fill(random);
       pre.fill(random);
@@ -151,18 +152,21 @@ TEST(Matmul, ActivationGradientsEndAProduct) {
                                .activation_input = pre.view().data,
                                .activation_input_stride = pre.view().row_stride,
                                .activation_output = act.data(),
-                               .activation_output_stride = act.stride});
+                               .activation_output_stride = act.stride,
+                               .kept_output = kept.data()});
       });
       for (std::int64_t i = 0; i < s.m; ++i) {
         for (std::int64_t j = 0; j < s.n; ++j) {
           const double expected = sums.get(i, j) * silu_slope(pre.get(i, j));
           ASSERT_NEAR(dx.get(i, j), expected, tolerance(1, std::abs(sums.get(i, j)), dx.type, expected));
+          ASSERT_EQ(kept.get(i, j), dx.get(i, j));
           const double silu = pre.get(i, j) / (1.0 + std::exp(-pre.get(i, j)));
           ASSERT_NEAR(act.get(i, j), silu, tolerance(8, std::abs(silu), act.type, silu));
         }
       }
       dx.expect_padding_untouched();
       act.expect_padding_untouched();
+      kept.expect_padding_untouched();
     }
   }
 }

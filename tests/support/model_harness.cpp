@@ -172,7 +172,7 @@ BatchView HarnessBatch::view() const {
 }
 
 ModelHarness::ModelHarness(const ModelConfig& model, const Backend& chosen, ComputeType compute, int threads,
-                           std::int64_t max_rows, std::uint64_t seed)
+                           std::int64_t max_rows, std::uint64_t seed, std::int64_t cached_bytes)
     : config(model),
       layout(parameter_layout(model)),
       backend(chosen),
@@ -180,9 +180,12 @@ ModelHarness::ModelHarness(const ModelConfig& model, const Backend& chosen, Comp
       gradients(static_cast<std::size_t>(layout.elements)),
       team(threads) {
   packs_ = std::make_unique<WeightPacks>(backend, compute, config, layout, true, plan_);
-  pass_ = TrainingPass::create(
-      backend, compute, config,
-      {.rows = max_rows, .max_length = std::min(config.context, max_rows), .max_sequences = max_rows}, true, plan_);
+  pass_ = TrainingPass::create(backend, compute, config,
+                               {.rows = max_rows,
+                                .max_length = std::min(config.context, max_rows),
+                                .max_sequences = max_rows,
+                                .cached_bytes = cached_bytes},
+                               true, plan_);
   scratch_bytes_ = pass_->scratch_bytes();
   const BufferId scratch = plan_.add("scratch", scratch_bytes_ * static_cast<std::size_t>(threads), MemoryCategory::scratch);
   if (!plan_.place()) std::abort();

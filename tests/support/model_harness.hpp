@@ -44,7 +44,7 @@ class ModelHarness {
  public:
   static constexpr std::uint64_t kSeed = 7;
   ModelHarness(const ModelConfig& config, const Backend& backend, ComputeType compute, int threads, std::int64_t max_rows,
-               std::uint64_t seed = kSeed);
+               std::uint64_t seed = kSeed, std::int64_t cached_bytes = PassShape{}.cached_bytes);
 
   /// Packs the current parameters.
   void pack();

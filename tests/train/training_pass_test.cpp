@@ -121,6 +121,22 @@ TEST(TrainingPass, SameBitsAtAnyThreadCount) {
   }
 }
 
+// What is written past the caches, because there is so much of it, has the same bits.
+TEST(TrainingPass, SameBitsWhereBuffersOutgrowTheCaches) {
+  for (const KernelTable* table : supported_kernels()) {
+    for (const ComputeType compute : {ComputeType::f32, ComputeType::bf16}) {
+      for (const NamedModel& model : tiny_models()) {
+        SCOPED_TRACE(model.name + " " + std::string(isa_name(table->isa)));
+        const HarnessBatch batch(uneven_batch(model.config, 5));
+        ModelHarness cached(model.config, {table, false}, compute, 2, 80);
+        ModelHarness streamed(model.config, {table, false}, compute, 2, 80, ModelHarness::kSeed, 0);
+        EXPECT_EQ(cached.forward_backward(batch.view(), {}), streamed.forward_backward(batch.view(), {}));
+        EXPECT_TRUE(cached.gradients == streamed.gradients);
+      }
+    }
+  }
+}
+
 TEST(TrainingPass, DropoutChangesWithTheStepAndScalesTheLossRight) {
   const ModelConfig config = tiny_models().front().config;
   const HarnessBatch batch(uneven_batch(config, 5));

@@ -237,6 +237,35 @@ HWY_INLINE void store_f32(D d, V v, bf16* p) {
   hn::StoreU(hn::TruncateTo(dh, hn::ShiftRight<16>(round_to_bf16(d, v))), dh, &p->bits);
 }
 
+/// Two vectors one after the other. `stream`: past the caches where the instruction set can and p is aligned to 64 bytes; then
+/// end_stream() must follow before other threads read.
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE void store_pair(D d, V a, V b, bool /*stream*/, float* p) {
+  hn::StoreU(a, d, p);
+  hn::StoreU(b, d, p + hn::Lanes(d));
+}
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE void store_pair(D d, V a, V b, [[maybe_unused]] bool stream, bf16* p) {
+#if defined(__AVX512BF16__) && HWY_TARGET == HWY_AVX3
+  if constexpr (sizeof(V) == 64) {
+    const __m512i both = (__m512i)_mm512_cvtne2ps_pbh(b.raw, a.raw);
+    if (stream && reinterpret_cast<std::uintptr_t>(p) % 64 == 0) {
+      _mm512_stream_si512(reinterpret_cast<__m512i*>(p), both);
+    } else {
+      _mm512_storeu_si512(p, both);
+    }
+    return;
+  }
+#endif
+  store_f32(d, a, p);
+  store_f32(d, b, p + hn::Lanes(d));
+}
+HWY_INLINE void end_stream() {
+#if defined(__AVX512BF16__) && HWY_TARGET == HWY_AVX3
+  _mm_sfence();
+#endif
+}
+
 }  // namespace simd
 }  // namespace
 }  // namespace quern
