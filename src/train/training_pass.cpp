@@ -12,8 +12,8 @@ namespace quern {
 
 namespace {
 
-/// Bytes of a chunk's buffers that should stay in a 2 MiB L2 between the operations of a block half.
-constexpr std::int64_t kChunkBytes = std::int64_t{3} << 19;
+/// Bytes of a chunk's buffers: some of them wait outside a 2 MiB L2, but weights are read for more rows at a time.
+constexpr std::int64_t kChunkBytes = std::int64_t{3} << 20;
 
 template <class T>
 class TypedTrainingPass final : public TrainingPass {
