@@ -237,8 +237,8 @@ HWY_INLINE void store_f32(D d, V v, bf16* p) {
   hn::StoreU(hn::TruncateTo(dh, hn::ShiftRight<16>(round_to_bf16(d, v))), dh, &p->bits);
 }
 
-/// Two vectors one after the other. `stream`: past the caches where the instruction set can and p is aligned to 64 bytes; then
-/// end_stream() must follow before other threads read.
+/// Two vectors one after the other. `stream`: past the caches where the instruction set can and p is aligned to 64 bytes;
+/// then end_stream() must follow before other threads read.
 template <class D, class V = hn::Vec<D>>
 HWY_INLINE void store_pair(D d, V a, V b, bool /*stream*/, float* p) {
   hn::StoreU(a, d, p);
