@@ -56,7 +56,8 @@ struct PackedWeightBytes {
                                                     std::int64_t cols);
 
 /// Converts and packs W (f32, row-major [rows, cols], contiguous) for products in `compute` type. `forward` and `backward`
-/// (nullable) have the sizes that packed_weight_bytes states. SPMD. Conversion to bf16 rounds to nearest even. With the
+/// (nullable) have the sizes that packed_weight_bytes states and are
+/// aligned to kBufferAlignment. SPMD. Conversion to bf16 rounds to nearest even. With the
 /// Eigen backend the "pack" is a plain row-major copy in the compute type's precision.
 Weight pack_weight(Exec& exec, ComputeType compute, const float* w, std::int64_t rows, std::int64_t cols, void* forward,
                    void* backward);
