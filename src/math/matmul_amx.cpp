@@ -260,12 +260,38 @@ double l1_loop(std::int64_t iterations, void* l1) {
   return static_cast<double>(iterations) * 16.0 * kTileFlops;
 }
 
+/// The same with bytes: a tile has as many bytes, which are twice as many numbers.
+double int8_l1_loop(std::int64_t iterations, void* l1) {
+  fill_operands(l1, 8192);
+  memory_fence();
+  _tile_zero(0);
+  _tile_zero(1);
+  _tile_zero(2);
+  _tile_zero(3);
+  for (std::int64_t n = 0; n < iterations; ++n) {
+    const char* a = static_cast<const char*>(l1);
+    const char* b = a + 8192;
+    for (int s = 0; s < 4; ++s, a += 2048, b += 2048) {
+      _tile_loadd(6, b, kBRowBytes);
+      _tile_loadd(4, a, 64);
+      _tile_dpbusd(0, 4, 6);
+      _tile_loadd(7, b + 64, kBRowBytes);
+      _tile_dpbusd(1, 4, 7);
+      _tile_loadd(5, a + 1024, 64);
+      _tile_dpbusd(2, 5, 6);
+      _tile_dpbusd(3, 5, 7);
+    }
+  }
+  return static_cast<double>(iterations) * 16.0 * 2.0 * kTileFlops;
+}
+
 constexpr MatmulKernels make_kernels() {
   MatmulKernels kernels;
   kernels.name = "amx";
   kernels.f32 = f32_operand_products<float, false, 14, 2>();  // as in matmul_avx512.cpp
   kernels.b16 = pair_operand_packs();
   kernels.store = store;
+  kernels.int8_l1_loop = int8_l1_loop;
   kernels.begin = begin;
   kernels.end = end;
   ProductKernels& p = kernels.b16;

@@ -127,6 +127,8 @@ struct MatmulKernels {
   ProductKernels f32;
   ProductKernels b16;
   void (*store)(const MatmulStore& store) = nullptr;
+  /// As ProductKernels::l1_loop, with tiles of 8-bit integers; null where there are none.
+  double (*int8_l1_loop)(std::int64_t iterations, void* l1) = nullptr;
   /// Bracket each task (a sequence of calls on one thread): load and release the tile configuration where there is one.
   void (*begin)() = nullptr;
   void (*end)() = nullptr;

@@ -51,13 +51,28 @@ double register_peak_flops(ThreadTeam& team, const Backend& backend, ComputeType
   return best_rate(team, kernels, seconds, products.register_loop);
 }
 
-double l1_tile_flops(ThreadTeam& team, const Backend& backend, double seconds) {
-  const MatmulKernels& kernels = *backend.kernels->matmul;
-  if (kernels.b16.l1_loop == nullptr) return 0.0;
+namespace {
+
+using L1Loop = double (*)(std::int64_t iterations, void* l1);
+
+double l1_rate(ThreadTeam& team, const MatmulKernels& kernels, L1Loop loop, double seconds) {
+  if (loop == nullptr) return 0.0;
   return best_rate(team, kernels, seconds, [&](std::int64_t iterations) {
     alignas(kBufferAlignment) std::byte block[kL1Bytes] = {};
-    return kernels.b16.l1_loop(iterations, block);
+    return loop(iterations, block);
   });
+}
+
+}  // namespace
+
+double l1_tile_flops(ThreadTeam& team, const Backend& backend, double seconds) {
+  const MatmulKernels& kernels = *backend.kernels->matmul;
+  return l1_rate(team, kernels, kernels.b16.l1_loop, seconds);
+}
+
+double l1_int8_tile_ops(ThreadTeam& team, const Backend& backend, double seconds) {
+  const MatmulKernels& kernels = *backend.kernels->matmul;
+  return l1_rate(team, kernels, kernels.int8_l1_loop, seconds);
 }
 
 }  // namespace quern

@@ -18,4 +18,7 @@ namespace quern {
 /// leave of the register peak. 0 where the instruction set has no matrix tiles.
 [[nodiscard]] double l1_tile_flops(ThreadTeam& team, const Backend& backend, double seconds = 0.05);
 
+/// The same for tiles of 8-bit integers (unsigned by signed), in operations/s, of which a multiply-add is two.
+[[nodiscard]] double l1_int8_tile_ops(ThreadTeam& team, const Backend& backend, double seconds = 0.05);
+
 }  // namespace quern
