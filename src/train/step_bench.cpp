@@ -164,7 +164,8 @@ Result<StepBench> bench_steps(const RunConfig& requested, const StepBenchOptions
 
   Bench work(bench, *decisions, *memory);
   double last = 0.0;
-  for (std::int64_t i = 0; i < std::max<std::int64_t>(options.warmup_steps, 1); ++i) {
+  const auto stop = [&] { return bench.stopped = bench.stopped || (options.stop && options.stop()); };
+  for (std::int64_t i = 0; i < std::max<std::int64_t>(options.warmup_steps, 1) && !stop(); ++i) {
     const auto seconds = work.step();
     if (!seconds) return tl::make_unexpected(seconds.error());
     last = *seconds;
@@ -177,14 +178,15 @@ Result<StepBench> bench_steps(const RunConfig& requested, const StepBenchOptions
     bench.profile.emplace(static_cast<int>(run.system.threads));
     work.record_to(&*bench.profile);
   }
-  for (std::int64_t round = 0; round < options.rounds; ++round) {
+  for (std::int64_t round = 0; round < options.rounds && !stop(); ++round) {
     work.measure_peaks();
     std::vector<double>& seconds_of_round = bench.step_seconds.emplace_back();
     seconds_of_round.reserve(static_cast<std::size_t>(bench.steps_per_round));
-    for (std::int64_t i = 0; i < bench.steps_per_round; ++i) {
+    for (std::int64_t i = 0; i < bench.steps_per_round && !bench.stopped; ++i) {
       const auto seconds = work.step();
       if (!seconds) return tl::make_unexpected(seconds.error());
       seconds_of_round.push_back(*seconds);
+      if (i + 1 < bench.steps_per_round && stop()) bench.step_seconds.pop_back();
     }
   }
   work.measure_peaks();

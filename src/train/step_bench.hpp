@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <string>
 #include <vector>
@@ -18,6 +19,8 @@ struct StepBenchOptions {
   std::int64_t steps = 0;         ///< of a round; 0: as many as take about a second
   std::int64_t rounds = 5;
   bool profile = false;
+  /// Asked after each step; true ends the benchmark with the complete rounds. Empty: never.
+  std::function<bool()> stop{};
 };
 
 /// What was measured. Each list of peaks has one entry before each round and one after the last, so that a machine whose
@@ -33,10 +36,11 @@ struct StepBench {
   std::size_t resident_before = 0;  ///< bytes before anything was allocated; 0 where the system does not say
   std::size_t resident_peak = 0;    ///< most bytes resident at once, the program itself included
   std::int64_t steps_per_round = 0;
-  std::vector<std::vector<double>> step_seconds;  ///< [round, step]
-  std::vector<double> register_peaks;             ///< FLOP/s, see register_peak_flops()
-  std::vector<double> tile_peaks;                 ///< FLOP/s, see l1_tile_flops(); empty where the run multiplies no tiles
-  double last_loss = 0.0;                         ///< nats
+  std::vector<std::vector<double>> step_seconds;  ///< [round, step]; fewer rounds than asked for where it was stopped
+  bool stopped = false;
+  std::vector<double> register_peaks;  ///< FLOP/s, see register_peak_flops()
+  std::vector<double> tile_peaks;      ///< FLOP/s, see l1_tile_flops(); empty where the run multiplies no tiles
+  double last_loss = 0.0;              ///< nats
   std::optional<OperationProfile> profile;
 
   /// resident_peak over the arena and what was resident before it.

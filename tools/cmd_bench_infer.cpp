@@ -1,0 +1,154 @@
+// quern bench infer: how fast this machine runs a model, beside what it reads and multiplies.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <charconv>
+#include <cstdio>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "command.hpp"
+#include "infer/infer_bench.hpp"
+#include "infer_bench_report.hpp"
+#include "math/process_memory.hpp"
+#include "progress.hpp"
+#include "run_model.hpp"
+
+namespace quern::tools {
+
+namespace {
+
+struct Arguments {
+  ModelOptions model;
+  std::string prompts = "512", depths = "0", sequences = "1";
+  std::int64_t decode = 64, warmup = 1, rounds = 3, batch = 512, context = 0;
+  std::uint64_t seed = 1337;
+  bool json = false;
+};
+
+/// "512,2048" as numbers.
+Result<std::vector<std::int64_t>> numbers(std::string_view option, std::string_view text) {
+  std::vector<std::int64_t> values;
+  const char* at = text.data();
+  const char* const end = at + text.size();
+  while (true) {
+    std::int64_t value = 0;
+    const auto [next, error] = std::from_chars(at, end, value);
+    if (error != std::errc() || (next != end && *next != ',')) {
+      return bad_input(fmt::format("{}: expected numbers as in 512,2048, found `{}`", option, text));
+    }
+    values.push_back(value);
+    if (next == end) return values;
+    at = next + 1;
+  }
+}
+
+Result<InferBenchOptions> options_of(const Arguments& arguments) {
+  InferBenchOptions options{
+      .decode_tokens = arguments.decode, .warmup = arguments.warmup, .rounds = arguments.rounds, .seed = arguments.seed};
+  auto prompts = numbers("--prompt", arguments.prompts);
+  if (!prompts) return tl::make_unexpected(prompts.error());
+  options.prompts = std::move(*prompts);
+  if (options.prompts == std::vector<std::int64_t>{0}) options.prompts.clear();
+  auto depths = numbers("--depth", arguments.depths);
+  if (!depths) return tl::make_unexpected(depths.error());
+  options.depths = std::move(*depths);
+  auto sequences = numbers("--sequences", arguments.sequences);
+  if (!sequences) return tl::make_unexpected(sequences.error());
+  options.sequences = std::move(*sequences);
+  if (auto fine = check_infer_bench(options); !fine) return tl::make_unexpected(fine.error());
+  if (arguments.context > 0 && arguments.context < options.context_tokens()) {
+    return bad_input(
+        fmt::format("--context: {} tokens, but the longest row has {}", arguments.context, options.context_tokens()));
+  }
+  return options;
+}
+
+std::size_t row_count(const InferBenchOptions& options) {
+  return options.prompts.size() + (options.decode_tokens > 0 ? options.depths.size() * options.sequences.size() : 0);
+}
+
+Result<int> bench_infer(const Arguments& arguments) {
+  const auto options = options_of(arguments);
+  if (!options) return tl::make_unexpected(options.error());
+  auto running = load_model(arguments.model, std::max(arguments.context, options->context_tokens()));
+  if (!running) return tl::make_unexpected(running.error());
+  RunningModel& run = **running;
+  auto decoder = run.decoder(
+      {.batch_tokens = std::max(std::min(arguments.batch, run.model->context_tokens()), options->most_sequences()),
+       .context_tokens = run.model->context_tokens(),
+       .sequences = options->most_sequences(),
+       .cache_tokens = options->cache_tokens()});
+  if (!decoder) return tl::make_unexpected(decoder.error());
+
+  catch_interrupts(true);
+  Progress progress(stderr);
+  std::optional<InferBenchKind> table;
+  if (!arguments.json) fmt::print("{}", infer_bench_header(run, **decoder, *options));
+  std::fflush(stdout);
+  const auto bench = bench_inference(**decoder, run.backend, run.team, run.model->bytes_per_token(), *options,
+                                     {.progress = [&](std::string_view stage, std::int64_t done,
+                                                      std::int64_t total) { progress.update(stage, done, total, "tokens"); },
+                                      .stop = interrupted,
+                                      .row =
+                                          [&](const InferBenchRow& row) {
+                                            progress.finish();
+                                            if (arguments.json) return;
+                                            if (table != row.kind) fmt::print("{}", infer_bench_table_head(row.kind));
+                                            table = row.kind;
+                                            fmt::print("{}", infer_bench_line(row));
+                                            std::fflush(stdout);
+                                          }});
+  progress.finish();
+  if (!bench) return tl::make_unexpected(bench.error());
+  if (arguments.json) {
+    fmt::print("{}\n", infer_bench_json(run, **decoder, *options, *bench, peak_resident_bytes())
+                           .dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace));
+    std::fflush(stdout);
+  }
+  if (!bench->stopped) return kExitOk;
+  const auto whole = std::count_if(bench->rows.begin(), bench->rows.end(),
+                                   [&](const InferBenchRow& row) { return std::ssize(row.rounds) == options->rounds; });
+  return report_interrupt(
+      Error{ErrorCode::io, fmt::format("interrupted with {} of {} rows complete", whole, row_count(*options))});
+}
+
+}  // namespace
+
+void add_bench_infer(CLI::App& bench, Command& command) {
+  const auto arguments = std::make_shared<Arguments>();
+  CLI::App* infer = bench.add_subcommand("infer", "Time a model on random tokens, beside this machine's memory and peaks");
+  infer->footer(
+      examples({"quern bench infer model.gguf", "quern bench infer model.gguf --prompt 512,2048 --depth 0,4096,16384",
+                "quern bench infer model.gguf --prompt 0 --sequences 1,8,32 --rounds 5 --json"}) +
+      "\nPrefill computes one prompt; decode appends one token a step to each sequence. Ctrl-C keeps the rows that\n"
+      "have a round.");
+  add_model_options(*infer, arguments->model);
+  infer->add_option("--prompt", arguments->prompts, "Lengths of prompts, a row each; 0: none")->capture_default_str();
+  infer->add_option("--decode", arguments->decode, "Tokens that each sequence gets in a round of decode; 0: no decode")
+      ->check(CLI::Range(std::int64_t{0}, kMaxBenchTokens))
+      ->capture_default_str();
+  infer->add_option("--depth", arguments->depths, "Tokens that sequences have before, a row each")->capture_default_str();
+  infer->add_option("--sequences", arguments->sequences, "Sequences decoded together, a row each at every depth")
+      ->capture_default_str();
+  infer->add_option("--rounds", arguments->rounds, "Measured rounds of each row")
+      ->check(CLI::Range(std::int64_t{1}, std::int64_t{10000}))
+      ->capture_default_str();
+  infer->add_option("--warmup", arguments->warmup, "Rounds of each row before them")
+      ->check(CLI::Range(std::int64_t{0}, std::int64_t{10000}))
+      ->capture_default_str();
+  infer->add_option("--batch", arguments->batch, "Tokens of a prompt that are computed together")
+      ->check(CLI::Range(std::int64_t{1}, kMaxBenchTokens))
+      ->capture_default_str();
+  infer->add_option("--context", arguments->context, "Positions to prepare for; 0: as many as the longest row has")
+      ->check(CLI::Range(std::int64_t{0}, kMaxBenchTokens))
+      ->capture_default_str();
+  infer->add_option("--seed", arguments->seed, "Of the tokens")->capture_default_str();
+  infer->add_flag("--json", arguments->json, "Print one JSON object");
+  infer->callback([&command, arguments] { command.run = [arguments] { return bench_infer(*arguments); }; });
+}
+
+}  // namespace quern::tools

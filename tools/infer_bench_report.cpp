@@ -1,0 +1,146 @@
+#include "infer_bench_report.hpp"
+
+#include <fmt/format.h>
+
+#include <filesystem>
+
+#include "math/kv_rows.hpp"
+#include "run_statistics.hpp"
+
+namespace quern::tools {
+
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+std::string_view compute_word(const RunningModel& running) {
+  return running.model->weights().compute == ComputeType::bf16 ? "bf16" : "f32";
+}
+
+std::string rate_text(const InferBenchRow& row) {
+  const double median = row.tokens_per_second();
+  const int digits = median < 10.0 ? 2 : median < 1000.0 ? 1 : 0;
+  return row.rounds.size() > 1
+             ? fmt::format("{:.{}f} [{:.{}f}-{:.{}f}]", median, digits, row.slowest(), digits, row.fastest(), digits)
+             : fmt::format("{:.{}f}", median, digits);
+}
+
+/// "PEAK | SHARE %" of a peak in units of `unit` operations.
+std::string peak_cells(double peak, double unit, double share) {
+  return peak > 0.0 ? fmt::format("{:.2f} | {:.1f} %", peak / unit, 100.0 * share) : "- | -";
+}
+
+Json machine_json(const MachineRates& machine) {
+  return {{"memory_bytes_per_second", machine.read_bandwidth},
+          {"f32_flops", machine.f32_flops},
+          {"bf16_tile_flops", machine.bf16_tile_flops},
+          {"int8_tile_ops", machine.int8_tile_ops}};
+}
+
+Json row_json(const InferBenchRow& row) {
+  const bool decode = row.kind == InferBenchKind::decode;
+  Json json = {{"kind", to_word(row.kind)}};
+  if (decode) {
+    json["depth"] = row.depth;
+    json["sequences"] = row.sequences;
+  }
+  json["tokens"] = row.round_tokens;
+  json["steps"] = row.steps;
+  json["tokens_per_second"] = row.tokens_per_second();
+  json["tokens_per_second_min"] = row.slowest();
+  json["tokens_per_second_max"] = row.fastest();
+  json["flops"] = row.flops;
+  json["flops_per_second"] = row.flops_per_second();
+  if (decode) {
+    json["weight_bytes_per_step"] = row.weight_bytes;
+    json["kv_bytes_per_step"] = row.kv_bytes;
+    json["bytes_per_second"] = row.bytes_per_second();
+    json["memory_share"] = row.bandwidth_share();
+  }
+  json["f32_share"] = row.f32_share();
+  json["bf16_tile_share"] = row.bf16_tile_share();
+  json["int8_tile_share"] = row.int8_tile_share();
+  json["machine"] = machine_json(row.machine());
+  Json rounds = Json::array();
+  for (const InferBenchRound& round : row.rounds) {
+    rounds.push_back({{"seconds", round.seconds},
+                      {"tokens_per_second", static_cast<double>(row.round_tokens) / round.seconds},
+                      {"machine", machine_json(round.machine)}});
+  }
+  json["rounds"] = std::move(rounds);
+  return json;
+}
+
+}  // namespace
+
+std::string infer_bench_header(const RunningModel& running, const Decoder& decoder, const InferBenchOptions& options) {
+  const LoadedModel& model = *running.model;
+  std::string text =
+      fmt::format("{}: {}, {} of weights, {} read a token, loaded in {:.3f} s\n",
+                  std::filesystem::path(model.path()).filename().string(), model.architecture(),
+                  bytes_text(model.weight_bytes()), bytes_text(model.bytes_per_token()), running.load_seconds);
+  text += fmt::format("{}, {} thread{}, activations {}, KV cache {}; rounds: {} to warm up and {} that count{}\n",
+                      isa_name(running.backend.kernels->isa), running.team.size(), running.team.size() == 1 ? "" : "s",
+                      compute_word(running), kv_type_name(*decoder.limits().kv_type), options.warmup, options.rounds,
+                      running.backend.eigen ? ", products by Eigen" : "");
+  text +=
+      "Speeds: the median round [slowest-fastest]. Shares: of what the machine does, measured around each round (memory\n"
+      "also every second of it), medians over rounds. Memory: the best of some reads of 128 MiB that no cache holds. "
+      "Tiles:\n"
+      "2 x 2 fed from L1. f32: multiply-adds on registers.\n";
+  return text;
+}
+
+std::string infer_bench_table_head(InferBenchKind kind) {
+  if (kind == InferBenchKind::prefill) {
+    return "\n| prefill | tokens/s | TFLOP/s | bf16 tiles TFLOP/s | of them | int8 tiles TOP/s | of them | f32 TFLOP/s | of "
+           "it "
+           "|\n|---|---|---|---|---|---|---|---|---|\n";
+  }
+  return "\n| depth | sequences | tokens/s | ms/step | weights/step | KV/step | GB/s | memory GB/s | of it | TFLOP/s |\n"
+         "|---|---|---|---|---|---|---|---|---|---|\n";
+}
+
+std::string infer_bench_line(const InferBenchRow& row) {
+  const MachineRates machine = row.machine();
+  const std::string rate = rate_text(row);
+  if (row.kind == InferBenchKind::prefill) {
+    return fmt::format("| {} | {} | {:.3f} | {} | {} | {} |\n", row.round_tokens, rate, row.flops_per_second() * 1e-12,
+                       peak_cells(machine.bf16_tile_flops, 1e12, row.bf16_tile_share()),
+                       peak_cells(machine.int8_tile_ops, 1e12, row.int8_tile_share()),
+                       peak_cells(machine.f32_flops, 1e12, row.f32_share()));
+  }
+  const double step_ms = 1e3 * static_cast<double>(row.sequences) / row.tokens_per_second();
+  return fmt::format("| {} | {} | {} | {:.2f} | {} | {} | {:.2f} | {} | {:.3f} |\n", row.depth, row.sequences, rate, step_ms,
+                     bytes_text(static_cast<std::size_t>(row.weight_bytes)),
+                     bytes_text(static_cast<std::size_t>(row.kv_bytes)), row.bytes_per_second() * 1e-9,
+                     peak_cells(machine.read_bandwidth, 1e9, row.bandwidth_share()), row.flops_per_second() * 1e-12);
+}
+
+Json infer_bench_json(const RunningModel& running, const Decoder& decoder, const InferBenchOptions& options,
+                      const InferBench& bench, std::size_t peak_bytes) {
+  const LoadedModel& model = *running.model;
+  Json json = {{"model", model.path()},
+               {"architecture", model.architecture()},
+               {"weight_bytes", model.weight_bytes()},
+               {"weight_bytes_per_token", model.bytes_per_token()},
+               {"isa", isa_name(running.backend.kernels->isa)},
+               {"backend", running.backend.eigen ? "eigen" : "kernels"},
+               {"threads", running.team.size()},
+               {"compute", compute_word(running)},
+               {"kv_type", kv_type_name(*decoder.limits().kv_type)},
+               {"context", decoder.limits().context_tokens},
+               {"batch", decoder.limits().batch_tokens},
+               {"decode_tokens", options.decode_tokens},
+               {"warmup", options.warmup},
+               {"rounds", options.rounds},
+               {"load_seconds", running.load_seconds},
+               {"peak_memory_bytes", peak_bytes},
+               {"interrupted", bench.stopped}};
+  Json rows = Json::array();
+  for (const InferBenchRow& row : bench.rows) rows.push_back(row_json(row));
+  json["rows"] = std::move(rows);
+  return json;
+}
+
+}  // namespace quern::tools
