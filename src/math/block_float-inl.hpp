@@ -1,12 +1,20 @@
 // Dot products of f32, f16 and bf16 weight rows with f32 activations, written once over a vector of floats. Each
 // instruction-set file defines `struct FloatLanes` in quern's anonymous namespace and then includes this header, so that
-// everything here is compiled with that file's flags and has internal linkage. No standard headers; block_rows-inl.hpp
-// before.
+// everything here is compiled with that file's flags and has internal linkage. No standard headers.
 //
 // struct FloatLanes has: V, kCount, zero, load, load_f16, load_bf16 (each kCount elements from any address), add,
 // fma(a, b, c) = a * b + c and sum (of the lanes, in a fixed order).
 namespace quern {
 namespace {
+
+/// For one token, fetches `bytes` that will be read in the next pass over rows, at the place of those read now: short rows
+/// are streams that hardware prefetchers lose at each row's end.
+template <int T>
+inline void fetch_ahead([[maybe_unused]] const std::byte* p, [[maybe_unused]] std::int64_t bytes) {
+  if constexpr (T == 1) {
+    for (std::int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(p + i);
+  }
+}
 
 /// How kCount weights of a type become floats.
 struct F32Weights {

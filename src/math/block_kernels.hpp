@@ -29,11 +29,10 @@ struct ActivationRow {
 
 /// Dot products of weight rows with activation rows: out[t * out_stride + r] = sum over i of W[r][i] * x[t][i].
 ///
-/// Order of the sums. Products are summed exactly, in integers, over at least four and at most 32 elements that share their
-/// scales; such a sum is multiplied in f32 by (weight scale * activation scale) and added to one of a fixed number of f32
-/// partial sums, in the order of the blocks; the partial sums are added in a fixed order at the end. So an element's bits
-/// depend on the instruction set, and on neither `rows`, `tokens` nor its place among them; instruction sets differ by f32
-/// rounding only.
+/// Order of the sums. Products are summed exactly, in integers, over the 32 or 16 elements that share their scales; such a
+/// sum is multiplied in f32 by (weight scale * activation scale) and added to one of a fixed number of f32 partial sums, in
+/// the order of the blocks; the partial sums are added in a fixed order at the end. So an element's bits depend on the
+/// instruction set, and on neither `rows`, `tokens` nor its place among them; instruction sets differ by f32 rounding only.
 struct BlockDot {
   ElementType type = ElementType::q4_0;
   const std::byte* weight = nullptr;  ///< row r at weight + r * row_bytes; no alignment
@@ -44,6 +43,8 @@ struct BlockDot {
   std::int64_t tokens = 0;
   float* out = nullptr;
   std::int64_t out_stride = 0;
+  const std::byte* ahead =
+      nullptr;  ///< rows of the same length that this thread likely reads next: they are fetched; or null
 };
 
 struct BlockKernels {

@@ -14,11 +14,16 @@
 #include "math/block_kernels.hpp"
 
 // In this order: each is written over those before.
-#include "math/block_rows-inl.hpp"
 #include "math/block_scales_avx2-inl.hpp"
 //
 #include "math/block_activations_avx2-inl.hpp"
-#include "math/block_dot_vnni-inl.hpp"
+#include "math/block_lanes_avx512-inl.hpp"
+//
+#include "math/block_products_vnni-inl.hpp"
+//
+#include "math/block_unpack-inl.hpp"
+//
+#include "math/block_rows-inl.hpp"
 //
 #include "math/block_table-inl.hpp"
 //

@@ -1,44 +1,193 @@
-// How a set of dot products is walked, written once over a tile function. Included by instruction-set files only, inside
-// which everything has internal linkage; no standard headers.
+// How a set of dot products is walked, written once over a format of block_unpack-inl.hpp. Included by instruction-set files
+// only, inside which everything has internal linkage; no standard headers.
 //
-// Tile::run<R, T>(d, r, t) computes R rows by T tokens from (r, t) on. Every R and T must give an element the same bits.
+// A group of kRows rows is unpacked 256 columns at a time into first-level cache, whatever the number of tokens, and then
+// multiplied with every token's activations. A lane is a row: nothing is summed across lanes, scales are vectors.
 namespace quern {
 namespace {
 
-/// For one token, fetches `bytes` that will be read in the next pass over rows, at the place of those read now: pairs of
-/// short rows are streams that hardware prefetchers lose at each row's end. (On Sapphire Rapids this doubles the speed at
-/// which Q4_0 comes from memory.) Past the weight's end nothing is touched.
-template <int T>
-inline void fetch_ahead([[maybe_unused]] const std::byte* p, [[maybe_unused]] std::int64_t bytes) {
-  if constexpr (T == 1) {
-    for (std::int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(p + i);
+/// What a token brings to a slab.
+struct TokenSlab {
+  alignas(64) float scale[16];         ///< of each block of activations
+  alignas(64) std::int32_t first[16];  ///< where its integer sums begin: minus the products with the codes' offset
+  alignas(64) float sum[16];           ///< scale * sum of activations, which minima multiply
+};
+
+/// `blocks` blocks of 32 activations from element `col` on.
+template <class Format>
+__attribute__((always_inline)) inline void prepare(const ActivationRow& x, std::int64_t col, int blocks, TokenSlab& to) {
+  const float* scales = x.scales + col / kActivationBlock;
+  const std::int16_t* sums = x.sums + col / 16;
+  alignas(32) float padded_scales[8] = {};
+  alignas(32) std::int16_t padded_sums[16] = {};
+  if (blocks < 8) {
+    __builtin_memcpy(padded_scales, scales, static_cast<std::size_t>(blocks) * sizeof(float));
+    __builtin_memcpy(padded_sums, sums, static_cast<std::size_t>(blocks) * 2 * sizeof(std::int16_t));
+    scales = padded_scales;
+    sums = padded_sums;
+  }
+  const __m256 scale = _mm256_loadu_ps(scales);
+  const __m256i halves = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(sums));
+  if constexpr (Format::kPer16) {
+    const __m256i low = _mm256_cvtepi16_epi32(_mm256_castsi256_si128(halves));
+    const __m256i high = _mm256_cvtepi16_epi32(_mm256_extracti128_si256(halves, 1));
+    const __m256i factor = _mm256_set1_epi32(-Format::kOffset);
+    _mm256_store_si256(reinterpret_cast<__m256i*>(to.first), _mm256_mullo_epi32(low, factor));
+    _mm256_store_si256(reinterpret_cast<__m256i*>(to.first + 8), _mm256_mullo_epi32(high, factor));
+    const __m256 low_scale = _mm256_permutevar8x32_ps(scale, _mm256_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3));
+    const __m256 high_scale = _mm256_permutevar8x32_ps(scale, _mm256_setr_epi32(4, 4, 5, 5, 6, 6, 7, 7));
+    _mm256_store_ps(to.scale, low_scale);
+    _mm256_store_ps(to.scale + 8, high_scale);
+    if constexpr (Format::kMin) {
+      _mm256_store_ps(to.sum, _mm256_mul_ps(_mm256_cvtepi32_ps(low), low_scale));
+      _mm256_store_ps(to.sum + 8, _mm256_mul_ps(_mm256_cvtepi32_ps(high), high_scale));
+    }
+  } else {
+    _mm256_store_ps(to.scale, scale);
+    _mm256_store_si256(reinterpret_cast<__m256i*>(to.first),
+                       _mm256_madd_epi16(halves, _mm256_set1_epi16(static_cast<short>(-Format::kOffset))));
+    if constexpr (Format::kMin) {
+      _mm256_store_ps(to.sum, _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_madd_epi16(halves, _mm256_set1_epi16(1))), scale));
+    }
   }
 }
 
-/// Rows that are kept in first-level cache while groups of tokens pass: about 20 KiB at 4,096 columns and 4.5 bits.
-constexpr std::int64_t kRowsInCache = 8;
-
-/// One token is the memory-bound case: rows in pairs, so that the work on x is shared and two chains of sums overlap. More
-/// tokens: four share the work of unpacking a row.
-template <class Tile>
-void walk_rows(const BlockDot& d) {
-  if (d.tokens == 1) {
-    std::int64_t r = 0;
-    for (; r + 2 <= d.rows; r += 2) Tile::template run<2, 1>(d, r, 0);
-    if (r < d.rows) Tile::template run<1, 1>(d, r, 0);
-    return;
+/// Adds a slab's products with T tokens to their sums: those of even blocks and those of odd ones.
+template <class Format, int T>
+void multiply(const Slab& slab, const ActivationRow* x, std::int64_t col, int blocks, float* sums) {
+  constexpr int kVectors = Format::kPer16 ? 4 : 8;
+  TokenSlab token[T];
+  const std::int8_t* values[T];
+  Floats sum[T][2];
+#pragma GCC unroll 4
+  for (int j = 0; j < T; ++j) {
+    prepare<Format>(x[j], col, blocks, token[j]);
+    values[j] = x[j].values + col;
+    sum[j][0] = load_floats(sums + 2 * kRows * j);
+    sum[j][1] = load_floats(sums + 2 * kRows * j + kRows);
   }
-  for (std::int64_t first = 0; first < d.rows; first += kRowsInCache) {
-    const std::int64_t end = first + kRowsInCache < d.rows ? first + kRowsInCache : d.rows;
+  const int parts = Format::kPer16 ? 2 * blocks : blocks;
+  const auto part = [&](int k, int odd) __attribute__((always_inline)) {
+    Ints acc[T];
+    const std::int8_t* at[T];
+#pragma GCC unroll 4
+    for (int j = 0; j < T; ++j) {
+      acc[j] = every_int(token[j].first[k]);
+      at[j] = values[j] + 4 * kVectors * k;
+    }
+    add_products<Format, kVectors, T>(slab.vector(kVectors * k), at, acc);
+    const Floats scale = load_floats(slab.scales + kRows * k);
+#pragma GCC unroll 4
+    for (int j = 0; j < T; ++j) {
+      sum[j][odd] = add_product(to_floats(acc[j]), product_of(scale, every_float(token[j].scale[k])), sum[j][odd]);
+      if constexpr (Format::kMin) {
+        sum[j][odd] = add_product(load_floats(slab.mins + kRows * k), every_float(token[j].sum[k]), sum[j][odd]);
+      }
+    }
+  };
+  int k = 0;
+  for (; k + 2 <= parts; k += 2) {
+    part(k, 0);
+    part(k + 1, 1);
+  }
+  if (k < parts) part(k, 0);
+#pragma GCC unroll 4
+  for (int j = 0; j < T; ++j) {
+    store_floats(sums + 2 * kRows * j, sum[j][0]);
+    store_floats(sums + 2 * kRows * j + kRows, sum[j][1]);
+  }
+}
+
+/// The bytes of the group of rows after this one are asked for while this one is computed, evenly: they follow each other
+/// in memory, while the rows read together are more streams than hardware prefetchers keep, each of which ends at its row's
+/// end. Into second-level cache, for a group of long rows would not leave the first room for anything else.
+class AheadOfRows {
+ public:
+  AheadOfRows(const std::byte* from, std::int64_t bytes, std::int64_t steps)
+      : at_(from), end_(from + bytes), step_((bytes + steps - 1) / steps) {}
+  void step() {
+    const std::byte* const stop = at_ + step_ < end_ ? at_ + step_ : end_;
+    for (; at_ < stop; at_ += 64) __builtin_prefetch(at_, 0, 2);
+  }
+
+ private:
+  const std::byte* at_;
+  const std::byte* end_;
+  std::int64_t step_;
+};
+
+/// Tokens whose sums are kept while a group of rows passes.
+constexpr std::int64_t kTokensInPass = 32;
+
+/// One group: rows first .. first + kRows - 1, or all of them where there are fewer.
+template <class Format>
+void dot_group(const BlockDot& d, std::int64_t first, std::int64_t rows, std::int64_t token, std::int64_t tokens,
+               const std::byte* ahead, std::int64_t ahead_bytes) {
+  constexpr std::int64_t kStepBytes = std::int64_t{Format::kBytes} * Format::kSlabBytes;
+  Slab slab;
+  alignas(64) float sums[kTokensInPass * 2 * kRows];
+  for (std::int64_t i = 0; i < tokens * 2 * kRows; i += kRows) store_floats(sums + i, zero_floats());
+  const std::byte* const start = d.weight + static_cast<std::size_t>(first) * d.row_bytes;
+  const bool whole = rows == kRows;
+  alignas(64) std::byte copy[kRows * kStepBytes];  // of a slab of fewer rows
+  if (!whole) __builtin_memset(copy, 0, sizeof copy);
+  RowGroup group;
+  group.stride = whole ? d.row_bytes : static_cast<std::size_t>(kStepBytes);
+  for (int i = 0; i < kRows / 4; ++i) group.at[i] = (whole ? start : copy) + static_cast<std::size_t>(4 * i) * group.stride;
+  AheadOfRows fetch(ahead, ahead_bytes, (d.cols + kSlabCols - 1) / kSlabCols);
+  std::size_t offset = 0;
+  for (std::int64_t col = 0; col < d.cols; col += kSlabCols, offset += static_cast<std::size_t>(kStepBytes)) {
+    fetch.step();
+    const std::int64_t left = (d.cols - col) / kActivationBlock;
+    const int blocks = left < 8 ? static_cast<int>(left) : 8;
+    if (whole) {
+      Format::unpack(group, offset, blocks, slab);
+    } else {
+      const std::size_t bytes =
+          Format::kSlabBytes == 1 ? static_cast<std::size_t>(kStepBytes) : static_cast<std::size_t>(blocks) * Format::kBytes;
+      for (std::int64_t r = 0; r < rows; ++r) {
+        __builtin_memcpy(copy + r * kStepBytes, start + static_cast<std::size_t>(r) * d.row_bytes + offset, bytes);
+      }
+      Format::unpack(group, 0, blocks, slab);
+    }
     std::int64_t t = 0;
-    for (; t + 4 <= d.tokens; t += 4) {
-      for (std::int64_t r = first; r < end; ++r) Tile::template run<1, 4>(d, r, t);
+    for (; t + kTokensAtOnce <= tokens; t += kTokensAtOnce) {
+      multiply<Format, kTokensAtOnce>(slab, d.x + token + t, col, blocks, sums + 2 * kRows * t);
     }
-    for (; t + 2 <= d.tokens; t += 2) {
-      for (std::int64_t r = first; r < end; ++r) Tile::template run<1, 2>(d, r, t);
+    for (; t < tokens; ++t) multiply<Format, 1>(slab, d.x + token + t, col, blocks, sums + 2 * kRows * t);
+  }
+  for (std::int64_t t = 0; t < tokens; ++t) {
+    const float* from = sums + 2 * kRows * t;
+    const Floats total = sum_of(load_floats(from), load_floats(from + kRows));
+    float* out = d.out + (token + t) * d.out_stride + first;
+    if (whole) {
+      store_row_results(out, total);
+    } else {
+      alignas(64) float some[kRows];
+      store_floats(some, total);
+      for (std::int64_t r = 0; r < rows; ++r) out[r] = some[r];
     }
-    for (; t < d.tokens; ++t) {
-      for (std::int64_t r = first; r < end; ++r) Tile::template run<1, 1>(d, r, t);
+  }
+}
+
+/// Groups of rows one after the other; the last one reaches back where rows are not whole groups, which computes some rows
+/// twice, with the same bits.
+template <class Format>
+void walk_rows(const BlockDot& d) {
+  for (std::int64_t token = 0; token < d.tokens; token += kTokensInPass) {
+    const std::int64_t tokens = d.tokens - token < kTokensInPass ? d.tokens - token : kTokensInPass;
+    for (std::int64_t row = 0; row < d.rows; row += kRows) {
+      const std::int64_t left = d.rows - row;
+      const std::int64_t first = left >= kRows || d.rows < kRows ? row : d.rows - kRows;
+      const std::int64_t after = left - kRows;
+      const std::byte* ahead = d.ahead;
+      std::int64_t ahead_rows = ahead == nullptr ? 0 : kRows;
+      if (after > 0) {
+        ahead = d.weight + static_cast<std::size_t>(row + kRows) * d.row_bytes;
+        ahead_rows = after < kRows ? after : kRows;
+      }
+      dot_group<Format>(d, first, d.rows < kRows ? d.rows : kRows, token, tokens, ahead,
+                        ahead_rows * static_cast<std::int64_t>(d.row_bytes));
     }
   }
 }

@@ -1,0 +1,96 @@
+// Vectors whose 32-bit lanes are sixteen rows of a weight. Included by instruction-set files only, after
+// block_scales_avx2-inl.hpp.
+namespace quern {
+namespace {
+
+constexpr int kRows = 16;  ///< lanes
+using Ints = __m512i;
+using Floats = __m512;
+
+inline Ints load_ints(const void* p) { return _mm512_load_si512(p); }
+inline void store_ints(void* p, Ints v) { _mm512_store_si512(p, v); }
+inline Ints every_int(std::int32_t x) { return _mm512_set1_epi32(x); }
+/// The four bytes at p in every lane.
+inline Ints every_four(const std::int8_t* p) {
+  std::int32_t four = 0;
+  __builtin_memcpy(&four, p, sizeof four);
+  return _mm512_set1_epi32(four);
+}
+inline Ints both(Ints a, Ints b) { return _mm512_and_si512(a, b); }
+inline Ints either(Ints a, Ints b) { return _mm512_or_si512(a, b); }
+inline Ints differs(Ints a, Ints b) { return _mm512_xor_si512(a, b); }
+template <int kBits>
+inline Ints up(Ints a) {
+  return _mm512_slli_epi32(a, kBits);
+}
+template <int kBits>
+inline Ints down(Ints a) {
+  return _mm512_srli_epi32(a, kBits);
+}
+template <int kBits>
+inline Ints down_signed(Ints a) {
+  return _mm512_srai_epi32(a, kBits);
+}
+inline Ints subtract(Ints a, Ints b) { return _mm512_sub_epi32(a, b); }
+inline Ints add_bytes(Ints a, Ints b) { return _mm512_add_epi8(a, b); }
+/// Each byte (0 .. 15) replaced by that entry of the table.
+inline Ints look_up(__m128i table, Ints index) { return _mm512_shuffle_epi8(_mm512_broadcast_i32x4(table), index); }
+/// Bytes of each 16 by their place among them.
+inline Ints shuffle_bytes(Ints v, __m128i index) { return _mm512_shuffle_epi8(v, _mm512_broadcast_i32x4(index)); }
+
+inline Floats load_floats(const float* p) { return _mm512_load_ps(p); }
+inline void store_floats(float* p, Floats v) { _mm512_store_ps(p, v); }
+inline void store_row_results(float* p, Floats v) { _mm512_storeu_ps(p, v); }
+inline Floats every_float(float x) { return _mm512_set1_ps(x); }
+inline Floats to_floats(Ints v) { return _mm512_cvtepi32_ps(v); }
+inline Floats zero_floats() { return _mm512_setzero_ps(); }
+inline Floats sum_of(Floats a, Floats b) { return _mm512_add_ps(a, b); }
+inline Floats product_of(Floats a, Floats b) { return _mm512_mul_ps(a, b); }
+inline Floats add_product(Floats a, Floats b, Floats to) { return _mm512_fmadd_ps(a, b, to); }
+inline Floats negated(Floats a) { return _mm512_xor_ps(a, _mm512_set1_ps(-0.0F)); }
+
+/// Sixteen binary16 numbers; those in the low halves of lanes.
+inline Floats load_halves(const std::uint16_t* p) {
+  return _mm512_cvtph_ps(_mm256_load_si256(reinterpret_cast<const __m256i*>(p)));
+}
+inline Floats low_halves(Ints v) { return _mm512_cvtph_ps(_mm512_cvtepi32_epi16(v)); }
+
+inline Ints load_bytes_as_ints(const std::uint8_t* p) {
+  return _mm512_cvtepu8_epi32(_mm_load_si128(reinterpret_cast<const __m128i*>(p)));
+}
+/// Half of 2^(e - 127), subnormals included: (e - 1) << 23, but 2^21 << e below e = 2.
+inline Floats mxfp4_scales(Ints e) {
+  const Ints normal = _mm512_slli_epi32(_mm512_sub_epi32(e, _mm512_set1_epi32(1)), 23);
+  const __mmask16 small = _mm512_cmplt_epi32_mask(e, _mm512_set1_epi32(2));
+  return _mm512_castsi512_ps(_mm512_mask_sllv_epi32(normal, small, _mm512_set1_epi32(0x00200000), e));
+}
+
+/// Sixteen rows of the same length: row i at at[i / 4] + (i % 4) * stride.
+struct RowGroup {
+  const std::byte* at[kRows / 4];
+  std::size_t stride;
+  [[nodiscard]] const std::byte* row(int i) const { return at[i / 4] + static_cast<std::size_t>(i % 4) * stride; }
+};
+
+/// Sixteen bytes of each row, from `offset` on: column c holds bytes 4c .. 4c + 3 of every row.
+inline void load_columns(const RowGroup& g, std::size_t offset, Ints (&column)[4]) {
+  Ints quarter[4];  // rows j, j + 4, j + 8, j + 12
+#pragma GCC unroll 4
+  for (int j = 0; j < 4; ++j) {
+    Ints v = _mm512_castsi128_si512(load16(g.row(j) + offset));
+    v = _mm512_inserti32x4(v, load16(g.row(j + 4) + offset), 1);
+    v = _mm512_inserti32x4(v, load16(g.row(j + 8) + offset), 2);
+    quarter[j] = _mm512_inserti32x4(v, load16(g.row(j + 12) + offset), 3);
+  }
+  const Ints a = _mm512_unpacklo_epi32(quarter[0], quarter[1]);
+  const Ints b = _mm512_unpackhi_epi32(quarter[0], quarter[1]);
+  const Ints c = _mm512_unpacklo_epi32(quarter[2], quarter[3]);
+  const Ints d = _mm512_unpackhi_epi32(quarter[2], quarter[3]);
+  column[0] = _mm512_unpacklo_epi64(a, c);
+  column[1] = _mm512_unpackhi_epi64(a, c);
+  column[2] = _mm512_unpacklo_epi64(b, d);
+  column[3] = _mm512_unpackhi_epi64(b, d);
+}
+
+}  // namespace
+}  // namespace quern
