@@ -122,8 +122,8 @@ class TypedDecoder final : public Decoder {
   Result<void> forward(std::span<const SequenceTokens> batch) override {
     if (auto ready = stage(batch); !ready) return ready;
     if (limits_.profiler != nullptr) {
-      const bool decode =
-          std::all_of(batch.begin(), batch.end(), [](const auto& entry) { return entry.tokens.size() == 1; });
+      const bool decode = std::all_of(batch.begin(), batch.end(),
+                                      [](const auto& entry) { return entry.drafts || entry.tokens.size() == 1; });
       limits_.profiler->begin(decode ? WorkPhase::decode : WorkPhase::prefill, rows_, batch_size_);
     }
     team_.run([&](TeamMember& member) {

@@ -25,6 +25,7 @@ struct SequenceTokens {
   KvCache::SequenceId sequence = 0;
   std::span<const std::int32_t> tokens;
   LogitRows logits = LogitRows::last;
+  bool drafts = false;  ///< all but the first are proposals: a profiler counts this as decoding
 };
 
 /// Runs a model over batches of tokens of many sequences. Positions, pages and rows are planned at creation; forward()

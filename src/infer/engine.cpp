@@ -45,6 +45,7 @@ struct Engine::Live {
   std::unique_ptr<Sampler> own_sampler;
   Sampler* sampler = nullptr;
   internal::SequenceText text;
+  std::vector<std::int32_t> step;  // the last token of the text and what is proposed after it; empty: nothing is
   RequestTimings timings;
   Clock::time_point submitted = Clock::now();
   bool admitted = false;
@@ -72,6 +73,10 @@ Engine::Engine(Decoder& decoder, const Tokenizer* tokenizer, const EngineOptions
     vocab_ = std::min(vocab_, drawn_vocab(*tokenizer));
   }
   context_tokens_ = std::min(limits.context_tokens, room_->capacity_tokens());
+  if (options.speculation.source != DraftSource::none) {
+    const std::int64_t rows = std::min(scheduler.batch_tokens, limits.logit_rows);
+    speculation_ = std::make_unique<internal::Speculation>(options.speculation, rows, vocab_, context_tokens_);
+  }
   batch_.reserve(static_cast<std::size_t>(scheduler.sequences));
 }
 
@@ -95,6 +100,16 @@ Result<std::unique_ptr<Engine>> Engine::create(Decoder& decoder, const Tokenizer
         check("vocab", options.vocab, decoder.weights().config.vocab),
         check("kept_sequences", options.kept_sequences, limits.sequences)}) {
     if (!checked) return tl::make_unexpected(checked.error());
+  }
+  const SpeculationOptions& speculation = options.speculation;
+  if (auto checked = check("speculation.tokens", speculation.tokens, kExactRows - 1); !checked) {
+    return tl::make_unexpected(checked.error());
+  }
+  if (speculation.source == DraftSource::model) {
+    if (speculation.draft == nullptr) return bad_input("engine: speculation by a model needs a draft model's decoder");
+    if (speculation.draft == &decoder) return bad_input("engine: the draft model needs a decoder of its own");
+    if (speculation.draft->limits().all_logits)
+      return bad_input("engine: the draft decoder must be made without all_logits");
   }
   auto engine = std::unique_ptr<Engine>(new Engine(decoder, tokenizer, options));
   if (engine->context_tokens_ < 1) return no_memory("engine: the decoder's cache has no free page");
@@ -214,6 +229,7 @@ void Engine::take_inbox() {
 
 void Engine::compute() {
   const Clock::time_point start = Clock::now();
+  propose();
   while (true) {
     const auto plan = scheduler_->plan();
     if (plan.empty()) {
@@ -226,11 +242,14 @@ void Engine::compute() {
     const Clock::time_point forward_start = Clock::now();
     const Result<void> done = forward(plan_);
     if (done) {
-      count(plan_, seconds_between(forward_start, Clock::now()));
+      forward_seconds_ = seconds_between(forward_start, Clock::now());
+      count(plan_, forward_seconds_);
       break;
     }
-    // Sharing can make a sequence need a page more than the plan counted; the decoder has changed nothing then.
-    if (done.error().code == ErrorCode::no_memory && (room_->reclaim(0) || scheduler_->make_room())) continue;
+    // Sharing can make a sequence need a page more than the plan counted; the decoder has changed nothing then. The next
+    // plan has no proposals: they are not worth a preemption.
+    const bool drafted = std::any_of(plan_.begin(), plan_.end(), [](const auto& part) { return part.drafted > 0; });
+    if (done.error().code == ErrorCode::no_memory && (drafted || room_->reclaim(0) || scheduler_->make_room())) continue;
     for (const ScheduledTokens& part : plan_) fail(part.request, done.error());
     return;
   }
@@ -240,16 +259,52 @@ void Engine::compute() {
   (prefill ? totals_.prefill_seconds : totals_.decode_seconds) += seconds_between(start, Clock::now());
 }
 
+void Engine::propose() {
+  draft_seconds_ = 0.0;
+  if (speculation_ == nullptr || !scheduler_->only_decodes()) return;
+  texts_.clear();
+  for (const auto& [id, live] : live_) {
+    if (!live->text.sequence) continue;
+    const std::int64_t tokens = std::ssize(live->text.tokens);
+    // Beyond the context or the limit of tokens no proposal is of use; one token is drawn in any case.
+    const std::int64_t most = std::min(context_tokens_ - tokens, live->request.stop.max_tokens - live->filter.tokens() - 1);
+    texts_.push_back({.request = id,
+                      .tokens = live->text.tokens,
+                      .most = std::max<std::int64_t>(0, most),
+                      .draws = live->sampler->position(),
+                      .sampler = live->own_sampler != nullptr ? &live->request.sampler : nullptr});
+  }
+  const internal::Speculation::Proposals& proposals = speculation_->propose(texts_);
+  draft_seconds_ = proposals.draft_seconds;
+  for (std::size_t i = 0; i < texts_.size(); ++i) {
+    Live& live = *live_.at(texts_[i].request);
+    live.timings.prefill_seconds += proposals.begin_seconds;
+    live.timings.decode_seconds += proposals.draft_seconds;
+    live.timings.draft_seconds += proposals.draft_seconds;
+    live.step.assign(1, live.text.tokens.back());
+    for (const DraftToken& proposed : proposals.tokens[i]) live.step.push_back(proposed.token);
+    scheduler_->offer(live.id, std::ssize(live.step) - 1);
+  }
+}
+
 Result<void> Engine::forward(std::span<const ScheduledTokens> plan) {
   batch_.clear();
   for (const ScheduledTokens& part : plan) {
-    const internal::SequenceText& text = live_.at(part.request)->text;
+    const Live& live = *live_.at(part.request);
+    const internal::SequenceText& text = live.text;
     assert(decoder_.cache().length(*text.sequence) == part.first && "scheduler and cache agree");
-    batch_.push_back(
-        {.sequence = *text.sequence,
-         .tokens =
-             std::span(text.tokens).subspan(static_cast<std::size_t>(part.first), static_cast<std::size_t>(part.count)),
-         .logits = part.is_last ? LogitRows::last : LogitRows::none});
+    const auto first = static_cast<std::size_t>(part.first), count = static_cast<std::size_t>(part.count);
+    SequenceTokens entry;
+    entry.sequence = *text.sequence;
+    if (part.drafted > 0) {
+      entry.tokens = std::span(live.step).first(count);
+      entry.logits = LogitRows::all;
+      entry.drafts = true;
+    } else {
+      entry.tokens = std::span(text.tokens).subspan(first, count);
+      entry.logits = part.is_last ? LogitRows::last : LogitRows::none;
+    }
+    batch_.push_back(entry);
   }
   return decoder_.forward(batch_);
 }
@@ -263,20 +318,62 @@ void Engine::count(std::span<const ScheduledTokens> plan, double forward_seconds
       live.timings.queue_seconds = seconds_between(live.submitted, Clock::now()) - forward_seconds;
       live.timings.shared_tokens = part.first;
     }
-    (part.is_decode ? live.timings.decode_tokens : live.timings.prefill_tokens) += part.count;
-    (part.is_decode ? live.timings.decode_seconds : live.timings.prefill_seconds) += forward_seconds;
-    (part.is_decode ? totals_.decode_tokens : totals_.prefill_tokens) += part.count;
+    if (part.is_decode) {  // its tokens count when they are drawn
+      ++live.timings.decode_steps;
+      live.timings.decode_seconds += forward_seconds;
+      live.timings.drafted_tokens += part.drafted;
+      totals_.drafted_tokens += part.drafted;
+    } else {
+      live.timings.prefill_tokens += part.count;
+      live.timings.prefill_seconds += forward_seconds;
+      totals_.prefill_tokens += part.count;
+    }
   }
 }
 
 void Engine::draw(std::span<const ScheduledTokens> plan) {
-  std::int64_t row = 0;
+  std::int64_t row = 0, rows = 0, drafted = 0, drawn = 0;
   for (const ScheduledTokens& part : plan) {
-    if (part.is_last) draw_one(*live_.at(part.request), decoder_.logits(row++), part.is_decode);
+    rows += part.count;
+    drafted += part.drafted;
+    if (!part.is_last) continue;
+    drawn += draw_part(part, row);
+    row += 1 + part.drafted;
+  }
+  const bool all_decode = std::all_of(plan.begin(), plan.end(), [](const ScheduledTokens& part) { return part.is_decode; });
+  if (speculation_ != nullptr && all_decode) {
+    speculation_->observe(std::ssize(plan), rows, drafted, drawn, forward_seconds_, draft_seconds_);
   }
 }
 
-void Engine::draw_one(Live& live, std::span<const float> logits, bool is_decode) {
+std::int64_t Engine::draw_part(const ScheduledTokens& part, std::int64_t row) {
+  Live& live = *live_.at(part.request);
+  std::int64_t drawn = 0;
+  while (true) {
+    const bool right_so_far = drawn > 0;
+    if (part.is_decode) {
+      ++live.timings.decode_tokens;
+      ++totals_.decode_tokens;
+    }
+    if (right_so_far) {
+      scheduler_->draft_was_right(live.id);
+      ++live.timings.accepted_tokens;
+      ++totals_.accepted_tokens;
+    }
+    const bool goes_on = draw_one(live, decoder_.logits(row + drawn), part.is_decode);
+    ++drawn;
+    if (!goes_on) return drawn;
+    if (drawn > part.drafted || live.text.tokens.back() != live.step[static_cast<std::size_t>(drawn)]) break;
+  }
+  // All that is in the cache is of the text: its last token is computed next.
+  if (part.drafted == 0) return drawn;
+  if (auto cut = decoder_.cache().truncate(*live.text.sequence, std::ssize(live.text.tokens) - 1); !cut) {
+    fail(live.id, cut.error());
+  }
+  return drawn;
+}
+
+bool Engine::draw_one(Live& live, std::span<const float> logits, bool is_decode) {
   const Clock::time_point start = Clock::now();
   logits = logits.first(static_cast<std::size_t>(vocab_));
   if (std::none_of(logits.begin(), logits.end(), [](float logit) { return logit > -kInfinity; })) {
@@ -285,6 +382,7 @@ void Engine::draw_one(Live& live, std::span<const float> logits, bool is_decode)
                                                             logits.size())});
   }
   const std::int32_t token = live.sampler->sample(logits);
+  if (speculation_ != nullptr) speculation_->append(live.id, token);
   EngineEvent event{.request = live.id};
   if (live.request.top_log_probabilities) {
     event.log_probabilities = log_probabilities(logits, token, *live.request.top_log_probabilities);
@@ -302,11 +400,14 @@ void Engine::draw_one(Live& live, std::span<const float> logits, bool is_decode)
     scheduler_->drew(live.id);
   } else if (live.request.when_full == FullContext::shift) {
     shift(live);
+    events_.push_back(std::move(event));
+    return false;
   } else {
     event.text += live.filter.finish();
     return finish(live, std::move(event), StopReason::context_full);
   }
   events_.push_back(std::move(event));
+  return true;
 }
 
 void Engine::shift(Live& live) {
@@ -323,7 +424,7 @@ void Engine::shift(Live& live) {
   scheduler_->replaced(live.id, std::ssize(tokens), cached);
 }
 
-void Engine::finish(Live& live, EngineEvent event, StopReason reason) {
+bool Engine::finish(Live& live, EngineEvent event, StopReason reason) {
   const RequestId id = live.id;
   event.request = id;
   event.finished = reason;
@@ -332,16 +433,21 @@ void Engine::finish(Live& live, EngineEvent event, StopReason reason) {
   event.timings = live.timings;
   events_.push_back(std::move(event));
   totals_.shared_tokens += live.timings.shared_tokens;
+  if (live.text.sequence) {  // proposals that were not reached
+    static_cast<void>(decoder_.cache().truncate(*live.text.sequence, std::ssize(live.text.tokens)));
+  }
+  if (speculation_ != nullptr) speculation_->forget(id);
   ++totals_.finished_requests;
   room_->finish(id);
   scheduler_->remove(id);
   room_->forget(id);
   live_.erase(id);
+  return false;
 }
 
-void Engine::fail(RequestId request, Error error) {
+bool Engine::fail(RequestId request, Error error) {
   Live& live = *live_.at(request);
-  finish(live, {.text = live.filter.finish(), .error = std::move(error)}, StopReason::failed);
+  return finish(live, {.text = live.filter.finish(), .error = std::move(error)}, StopReason::failed);
 }
 
 }  // namespace quern

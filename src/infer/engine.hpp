@@ -13,6 +13,7 @@
 #include "infer/decoder.hpp"
 #include "infer/request.hpp"
 #include "infer/scheduler.hpp"
+#include "infer/speculation.hpp"
 #include "math/result.hpp"
 #include "model/tokenizer.hpp"
 
@@ -33,6 +34,7 @@ struct EngineOptions {
   /// Sequences of finished requests that stay in the cache until room is needed, so that a prompt which continues one (the
   /// next turn of a chat) computes only what is new. Each needs one of the decoder's sequences.
   std::int64_t kept_sequences = 0;
+  SpeculationOptions speculation{};  ///< tokens drawn in one pass where that is faster; the same tokens
 };
 
 /// Generates text for requests. What a request gets depends on nothing but itself where the decoder's rows do not depend on
@@ -90,15 +92,19 @@ class Engine {
   Result<void> check(const Request& request) const;
   Result<RequestId> enqueue(Request&& request, Sampler* sampler);
   void take_inbox();
+  void propose();
   void compute();
   Result<void> forward(std::span<const ScheduledTokens> plan);
   void count(std::span<const ScheduledTokens> plan, double forward_seconds);
   void draw(std::span<const ScheduledTokens> plan);
-  void draw_one(Live& live, std::span<const float> logits, bool is_decode);
+  /// Draws the tokens of a part, the first of whose rows of logits is `row`; how many.
+  std::int64_t draw_part(const ScheduledTokens& part, std::int64_t row);
+  /// Whether the request goes on from its cache: else it is finished (and `live` gone), or its text was cut.
+  bool draw_one(Live& live, std::span<const float> logits, bool is_decode);
   void shift(Live& live);
-  /// Completes the event and forgets the request; `live` is gone then.
-  void finish(Live& live, EngineEvent event, StopReason reason);
-  void fail(RequestId request, Error error);
+  /// Completes the event and forgets the request; `live` is gone then. False.
+  bool finish(Live& live, EngineEvent event, StopReason reason);
+  bool fail(RequestId request, Error error);
 
   Decoder& decoder_;
   const Tokenizer* tokenizer_;
@@ -108,6 +114,10 @@ class Engine {
   std::unique_ptr<internal::EngineRoom> room_;
   std::unique_ptr<Scheduler> scheduler_;
   std::shared_ptr<SamplerCandidates> workspace_;
+  std::unique_ptr<internal::Speculation> speculation_;  // null: none
+  std::vector<internal::Speculation::Text> texts_;      // of propose()
+  double draft_seconds_ = 0.0;                          // of this step
+  double forward_seconds_ = 0.0;
   std::map<RequestId, std::unique_ptr<Live>> live_;
   std::vector<SequenceTokens> batch_;
   std::vector<ScheduledTokens> plan_;  // of this step, while draws change the scheduler

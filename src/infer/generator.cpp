@@ -11,9 +11,17 @@ namespace {
 /// Steps an engine that has one request until this ends.
 Result<Generation> run(Engine& engine, RequestId id, const std::function<bool(const EngineEvent&)>& on_event) {
   Generation result;
+  bool cancelled = false;
   for (bool finished = false; !finished;) {
+    bool ignored = false;  // what a step drew beyond the token at which the caller stopped
     for (const EngineEvent& event : engine.step()) {
       if (event.error) return tl::make_unexpected(*event.error);
+      if (event.finished && ignored) {
+        finished = true;
+        result.stop = StopReason::interrupted;
+        result.timings = event.timings;
+      }
+      if (ignored) continue;
       if (event.token) result.tokens.push_back(*event.token);
       if (event.token && event.log_probabilities) result.log_probabilities.push_back(*event.log_probabilities);
       result.text += event.text;
@@ -23,7 +31,10 @@ Result<Generation> run(Engine& engine, RequestId id, const std::function<bool(co
         result.end_token = event.end_token;
         result.timings = event.timings;
       }
-      if (on_event && !on_event(event)) engine.cancel(id);
+      if (on_event && !on_event(event) && !cancelled) {
+        engine.cancel(id);
+        cancelled = ignored = true;
+      }
     }
   }
   result.prompt_tokens = result.timings.prompt_tokens;
@@ -54,8 +65,10 @@ Result<std::vector<std::int32_t>> encode_prompt(const Tokenizer& tokenizer, std:
 }
 
 Result<Generation> generate(Decoder& decoder, const Tokenizer* tokenizer, const Request& request,
-                            const std::function<bool(const EngineEvent&)>& on_event) {
-  auto engine = Engine::create(decoder, tokenizer, kAlone);
+                            const std::function<bool(const EngineEvent&)>& on_event, const SpeculationOptions& speculation) {
+  EngineOptions options = kAlone;
+  options.speculation = speculation;
+  auto engine = Engine::create(decoder, tokenizer, options);
   if (!engine) return tl::make_unexpected(engine.error());
   const auto id = (*engine)->submit(request);
   if (!id) return tl::make_unexpected(id.error());

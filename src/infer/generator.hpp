@@ -12,6 +12,7 @@
 #include "infer/decoder.hpp"
 #include "infer/request.hpp"
 #include "infer/sampler.hpp"
+#include "infer/speculation.hpp"
 #include "math/result.hpp"
 #include "model/tokenizer.hpp"
 
@@ -41,8 +42,10 @@ struct Generation {
 /// Runs one request to its end on the decoder (made without all_logits), whose cache it needs for itself. `on_event` (may be
 /// empty) sees each event as it comes and stops the generation by returning false. `tokenizer` may be null: see Engine.
 /// Deterministic: the same decoder settings and request give the same tokens at any thread count.
+/// `speculation` changes how fast, not what; the decoder's logit_rows bound its proposals.
 [[nodiscard]] Result<Generation> generate(Decoder& decoder, const Tokenizer* tokenizer, const Request& request,
-                                          const std::function<bool(const EngineEvent& event)>& on_event = {});
+                                          const std::function<bool(const EngineEvent& event)>& on_event = {},
+                                          const SpeculationOptions& speculation = {});
 
 struct GenerateOptions {
   std::int64_t max_tokens = 100;

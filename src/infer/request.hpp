@@ -42,9 +42,13 @@ struct RequestTimings {
   std::int64_t prompt_tokens = 0;
   std::int64_t shared_tokens = 0;   ///< of the prompt, found in the cache at the first admission
   std::int64_t prefill_tokens = 0;  ///< computed in prefill steps
-  std::int64_t decode_tokens = 0;   ///< computed in decode steps
+  std::int64_t decode_tokens = 0;   ///< drawn in decode steps
   std::int64_t tokens = 0;          ///< generated
   std::int64_t preemptions = 0;
+  std::int64_t decode_steps = 0;     ///< forward passes of decode_tokens; fewer where proposals were right
+  std::int64_t drafted_tokens = 0;   ///< proposals that were checked
+  std::int64_t accepted_tokens = 0;  ///< of them right
+  double draft_seconds = 0.0;        ///< of decode_seconds: making proposals
 };
 
 /// Something happened to a request: a token, the end, or both.
@@ -67,7 +71,8 @@ struct EngineTotals {
   double prefill_seconds = 0.0;     ///< steps with prefill tokens
   double decode_seconds = 0.0;      ///< steps without
   std::int64_t preemptions = 0;
-  std::int64_t shared_tokens = 0;  ///< found in the cache instead of computed
+  std::int64_t shared_tokens = 0;                        ///< found in the cache instead of computed
+  std::int64_t drafted_tokens = 0, accepted_tokens = 0;  ///< proposals that were checked, and those that were right
   std::int64_t finished_requests = 0;
 };
 

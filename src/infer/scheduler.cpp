@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cassert>
+#include <utility>
 
 namespace quern {
 
@@ -42,7 +43,7 @@ void Scheduler::preempt(std::size_t index) {
   running_.erase(running_.begin() + static_cast<std::ptrdiff_t>(index));
   room_.close(entry.request);
   planned_pages_ -= pages(entry.cached + entry.planned) - pages(entry.cached);
-  entry.cached = entry.drawn = entry.planned = 0;
+  entry.cached = entry.drawn = entry.planned = entry.offered = 0;
   entry.decodes = false;
   entry.waiting_since = step_;
   insert(waiting_, entry);
@@ -126,6 +127,32 @@ void Scheduler::plan_waiting() {
   }
 }
 
+void Scheduler::plan_drafts() {
+  const bool all_decode =
+      std::all_of(plan_.begin(), plan_.end(), [](const ScheduledTokens& part) { return part.is_decode; });
+  std::int64_t left = limits_.batch_tokens - std::ssize(plan_);
+  for (ScheduledTokens& part : plan_) {
+    Entry& entry = *find(running_, part.request);
+    const std::int64_t offered = std::exchange(entry.offered, 0);
+    if (!all_decode || offered == 0) continue;
+    const std::int64_t used = entry.cached + entry.planned;
+    const std::int64_t room = (pages(used) + std::max<std::int64_t>(0, free_pages())) * room_.page_tokens() - used;
+    part.drafted = std::min({offered, room, left});
+    part.count += part.drafted;
+    left -= part.drafted;
+    planned_pages_ += pages(used + part.drafted) - pages(used);
+  }
+}
+
+bool Scheduler::only_decodes() const {
+  return !running_.empty() &&
+         std::all_of(running_.begin(), running_.end(), [](const Entry& entry) { return entry.decodes; });
+}
+
+void Scheduler::offer(RequestId request, std::int64_t drafts) {
+  if (Entry* entry = find(running_, request)) entry->offered = drafts;
+}
+
 std::span<const ScheduledTokens> Scheduler::plan() {
   plan_.clear();
   planned_pages_ = 0;
@@ -136,11 +163,13 @@ std::span<const ScheduledTokens> Scheduler::plan() {
   if (decoding > 0 && limits_.prefill_tokens > 0) prefill_left_ = std::min(prefill_left_, limits_.prefill_tokens);
   plan_running();
   plan_waiting();
+  plan_drafts();
   return plan_;
 }
 
 void Scheduler::computed() {
   for (Entry& entry : running_) {
+    entry.offered = 0;
     if (entry.planned == 0) continue;
     entry.cached += entry.planned;
     entry.planned = 0;
@@ -163,6 +192,12 @@ void Scheduler::drew(RequestId request) {
   ++entry->text;
   ++entry->drawn;
   entry->decodes = true;
+}
+
+void Scheduler::draft_was_right(RequestId request) {
+  Entry* entry = find(running_, request);
+  assert(entry != nullptr && entry->cached + 1 == entry->text && "follows drew()");
+  ++entry->cached;
 }
 
 void Scheduler::replaced(RequestId request, std::int64_t tokens, std::int64_t cached) {

@@ -48,8 +48,9 @@ struct ScheduledTokens {
   RequestId request = 0;
   std::int64_t first = 0;  ///< position in the text
   std::int64_t count = 0;
-  bool is_last = false;    ///< the text ends with it: its last token gets logits
-  bool is_decode = false;  ///< one token, drawn in the step before
+  bool is_last = false;      ///< the text ends with it: its last token gets logits
+  bool is_decode = false;    ///< one token, drawn in the step before, and proposals after it
+  std::int64_t drafted = 0;  ///< of count: proposals, not of the text yet
 };
 
 /// Builds each step's batch.
@@ -80,13 +81,20 @@ class Scheduler {
   /// The next step's batch, empty when nothing can be computed. Opens and closes sequences. Valid until the next call of a
   /// member that is not const. Each request has at most one part in it.
   [[nodiscard]] std::span<const ScheduledTokens> plan();
-  /// The planned tokens are in the cache now.
+  /// Every running request decodes, so proposals make sense.
+  [[nodiscard]] bool only_decodes() const;
+  /// For a request that decodes: the next plan may add this many proposals to its token. It does where the whole batch
+  /// decodes and has room; nobody makes way for proposals.
+  void offer(RequestId request, std::int64_t drafts);
+  /// The planned tokens are in the cache now (of proposals, nobody knows yet).
   void computed();
   /// The planned batch did not fit after all: preempts the last running request; false when at most one runs.
   bool make_room();
 
   /// A token was drawn for a request whose text was computed whole: the text is one longer.
   void drew(RequestId request);
+  /// The token just drawn is the next proposal, which is in the cache: that text was computed whole too.
+  void draft_was_right(RequestId request);
   /// The text was changed and has `tokens` tokens, of which the first `cached` are still in the cache.
   void replaced(RequestId request, std::int64_t tokens, std::int64_t cached);
 
@@ -104,14 +112,16 @@ class Scheduler {
     std::int64_t cached = 0;  // of them in the cache
     std::int64_t drawn = 0;   // since admission
     std::int64_t waiting_since = 0;
-    std::int64_t planned = 0;
-    bool decodes = false;  // the one token that is not cached was drawn
+    std::int64_t planned = 0;  // of the text
+    std::int64_t offered = 0;  // proposals
+    bool decodes = false;      // the one token that is not cached was drawn
   };
   using Entries = std::vector<Entry>;  // in the order of turns
 
   void end_turns();
   void plan_running();
   void plan_waiting();
+  void plan_drafts();
   /// Plans what is wanted of the entry, as far as there is room.
   void plan_tokens(Entry& entry, std::int64_t wanted);
   void preempt(std::size_t index);

@@ -12,8 +12,8 @@ namespace quern {
 /// The suffix automaton of a text (Blumer et al. 1985; online construction): every string of tokens that occurs in it, in at
 /// most 2 n states and 3 n edges. Each edge counts how often its token followed, each state knows which token followed last.
 ///
-/// A token that is appended counts for the ends of the text that it follows. Those form a chain, which is as long as the text
-/// where that repeats one token; so only the `counted_ends` longest kinds of end (those that were followed by the same
+/// A token that is appended counts for the ends of the text that it follows. Those form a chain, which is as long as the
+/// text where that repeats one token; so only the `counted_ends` longest kinds of end (those that were followed by the same
 /// tokens at the same places are one kind) are counted, which is exact for what a longest match needs unless a text has
 /// more kinds of ends that occurred before.
 ///

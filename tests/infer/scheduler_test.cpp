@@ -130,6 +130,60 @@ TEST(Scheduler, PrefillsInChunksBesideDecoding) {
   EXPECT_TRUE(s.part_of(2)->is_decode);
 }
 
+TEST(Scheduler, PlansProposalsWhereTheyCostNobodyAnything) {
+  Simulation s({.batch_tokens = 8, .sequences = 3}, 4);
+  EXPECT_FALSE(s.scheduler.only_decodes());
+  s.add(1, 5, 100);
+  s.step();
+  EXPECT_TRUE(s.scheduler.only_decodes());
+  const auto plan_of = [&](RequestId id, std::int64_t drafts) {
+    s.scheduler.offer(id, drafts);
+    const auto plan = s.scheduler.plan();
+    for (const ScheduledTokens& part : plan) {
+      EXPECT_EQ(part.count, part.drafted + (part.is_decode ? 1 : part.count));
+      if (part.request == id) return part;
+    }
+    return ScheduledTokens{};
+  };
+  const ScheduledTokens three = plan_of(1, 3);
+  EXPECT_EQ(three.drafted, 3);
+  EXPECT_EQ(three.count, 4);
+  EXPECT_TRUE(three.is_last && three.is_decode);
+  EXPECT_EQ(plan_of(1, 0).drafted, 0) << "an offer is for one plan";
+  EXPECT_EQ(plan_of(1, 31).drafted, 7) << "batch_tokens";
+  EXPECT_EQ(plan_of(9, 3).request, 0) << "an unknown request";
+
+  // Two of three proposals are right: three tokens are drawn, two of which are in the cache.
+  EXPECT_EQ(plan_of(1, 3).drafted, 3);
+  s.scheduler.computed();
+  s.scheduler.drew(1);
+  s.scheduler.draft_was_right(1);
+  s.scheduler.drew(1);
+  s.scheduler.draft_was_right(1);
+  s.scheduler.drew(1);
+  s.room.cached[1] = 8;
+  s.text[1] = 9;
+  const ScheduledTokens next = plan_of(1, 0);
+  EXPECT_EQ(next.first, 8);
+  EXPECT_EQ(next.count, 1);
+
+  // A prompt beside it takes the step; then pages are short: nobody makes way for proposals.
+  s.add(2, 3, 100);
+  EXPECT_EQ(plan_of(1, 3).drafted, 0);
+  s.scheduler.computed();
+  s.scheduler.drew(1);
+  s.scheduler.drew(2);
+  s.room.cached[1] = 9;
+  s.room.cached[2] = 3;
+  s.text[1] = 10;
+  s.text[2] = 4;
+  ASSERT_EQ(s.room.free_tokens(), 0);
+  const ScheduledTokens short_of_room = plan_of(1, 5);
+  EXPECT_EQ(short_of_room.first, 9);
+  EXPECT_EQ(short_of_room.drafted, 2) << "the rest of its page";
+  EXPECT_EQ(s.scheduler.preemptions(), 0);
+}
+
 TEST(Scheduler, AdmitsInTheOrderOfArrival) {
   Simulation s({.batch_tokens = 16, .sequences = 2}, 100);
   for (RequestId id = 1; id <= 6; ++id) s.add(id, 3 + id, 4);
