@@ -74,13 +74,22 @@ Result<std::unique_ptr<ChatSession>> ChatSession::create(RunningModel& running, 
   auto sampler = sampler_config(options.sampling, model.weights().config.vocab);
   if (!sampler) return tl::make_unexpected(sampler.error());
   session->sampler_ = std::move(*sampler);
-  auto decoder = running.decoder(
-      {.batch_tokens = std::min(model.context_tokens(), options.batch), .context_tokens = model.context_tokens()});
+  auto speculation = open_speculation(running, options.model, options.speculation, options.batch);
+  if (!speculation) return tl::make_unexpected(speculation.error());
+  session->speculation_ = std::move(*speculation);
+  session->statistics_.speculation = session->speculation_.word();
+  auto decoder = running.decoder({.batch_tokens = std::min(model.context_tokens(), options.batch),
+                                  .context_tokens = model.context_tokens(),
+                                  .logit_rows = session->speculation_.logit_rows()});
   if (!decoder) return tl::make_unexpected(decoder.error());
   session->decoder_ = std::move(*decoder);
   // The last turn's sequence stays, and the next turn takes over what it has in common with it.
   auto engine = Engine::create(*session->decoder_, &model.tokenizer(),
-                               {.sequences = 1, .longest_turn = 0, .share_prefixes = true, .kept_sequences = 1});
+                               {.sequences = 1,
+                                .longest_turn = 0,
+                                .share_prefixes = true,
+                                .kept_sequences = 1,
+                                .speculation = session->speculation_.options});
   if (!engine) return tl::make_unexpected(engine.error());
   session->engine_ = std::move(*engine);
   session->set_system(options.system);
@@ -167,12 +176,7 @@ Result<ChatTurn> ChatSession::answer(const std::function<void(const AnswerPiece&
       finished = true;
       turn.stop = *event.finished;
       turn.tokens = event.timings.tokens;
-      statistics_.first_token_seconds = event.timings.first_token_seconds;
-      statistics_.prefill_tokens += event.timings.prefill_tokens;
-      statistics_.reused_tokens += event.timings.shared_tokens;
-      statistics_.prefill_seconds += event.timings.prefill_seconds;
-      statistics_.decode_tokens += event.timings.decode_tokens;
-      statistics_.decode_seconds += event.timings.decode_seconds;
+      add_timings(statistics_, event.timings);
     }
     if (interrupted()) engine_->cancel(*id);
   }

@@ -15,12 +15,15 @@
 #include "math/result.hpp"
 #include "run_model.hpp"
 #include "run_sampling.hpp"
+#include "run_speculation.hpp"
 #include "run_statistics.hpp"
 
 namespace quern::tools {
 
 struct ChatOptions {
   SamplingOptions sampling;
+  ModelOptions model;  ///< how the draft model computes
+  SpeculationFlags speculation;
   std::string system;
   std::string template_file;   ///< instead of the model's
   std::string variables_json;  ///< for the template: {"enable_thinking": false}
@@ -73,6 +76,7 @@ class ChatSession {
   AnswerStyle style_ = AnswerStyle::plain;
   ChatOptions options_;
   SamplerConfig sampler_;
+  RunningSpeculation speculation_;
   std::unique_ptr<Decoder> decoder_;
   std::unique_ptr<Engine> engine_;
   std::vector<ChatMessage> messages_;

@@ -138,7 +138,9 @@ Result<void> converse(const std::string& text, ChatSession& session, bool show_r
 Result<int> chat(const Arguments& arguments) {
   auto running = load_model(arguments.model, arguments.context);
   if (!running) return tl::make_unexpected(running.error());
-  auto session = ChatSession::create(**running, arguments.chat);
+  ChatOptions options = arguments.chat;
+  options.model = arguments.model;
+  auto session = ChatSession::create(**running, options);
   if (!session) return tl::make_unexpected(session.error());
   LineReader reader;
   if (!(*session)->has_template()) {
@@ -205,6 +207,7 @@ void add_chat(CLI::App& app, Command& command) {
       ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 20))
       ->capture_default_str();
   add_sampling_options(*chat_command, options.sampling);
+  add_speculation_options(*chat_command, options.speculation);
   chat_command->add_option("--stop", options.stop, "End an answer before this text; can be repeated")
       ->allow_extra_args(false);
   chat_command->callback([&command, arguments] { command.run = [arguments] { return chat(*arguments); }; });

@@ -17,6 +17,7 @@
 #include "model/atomic_file.hpp"
 #include "run_model.hpp"
 #include "run_sampling.hpp"
+#include "run_speculation.hpp"
 #include "run_statistics.hpp"
 
 namespace quern::tools {
@@ -28,6 +29,7 @@ using Json = nlohmann::ordered_json;
 struct Arguments {
   ModelOptions model;
   SamplingOptions sampling;
+  SpeculationFlags speculation;
   std::optional<std::string> prompt;
   std::string file;
   std::int64_t tokens = 200;
@@ -162,36 +164,36 @@ Result<int> run(const Arguments& arguments) {
   const std::vector<std::int32_t> prompt_ids = *tokens;
   const auto request = request_of(arguments, model, std::move(*tokens));
   if (!request) return tl::make_unexpected(request.error());
+  const auto speculation = open_speculation(**running, arguments.model, arguments.speculation, arguments.batch);
+  if (!speculation) return tl::make_unexpected(speculation.error());
 
   Profiler profiler;
   const bool profiled = arguments.profile || !arguments.trace.empty();
   auto decoder = (*running)->decoder({.batch_tokens = std::min(model.context_tokens(), arguments.batch),
                                       .context_tokens = model.context_tokens(),
+                                      .logit_rows = speculation->logit_rows(),
                                       .profiler = profiled ? &profiler : nullptr});
   if (!decoder) return tl::make_unexpected(decoder.error());
 
   catch_interrupts(true);
   if (arguments.echo && !arguments.json) fmt::print("{}", *prompt);
   std::fflush(stdout);
-  const auto generation = generate(**decoder, &model.tokenizer(), *request, [&](const EngineEvent& event) {
+  const auto print_event = [&](const EngineEvent& event) {
     if (!arguments.json && !event.text.empty()) {
       fmt::print("{}", event.text);
       std::fflush(stdout);
     }
     return !interrupted() && std::ferror(stdout) == 0;
-  });
+  };
+  const auto generation = generate(**decoder, &model.tokenizer(), *request, print_event, speculation->options);
   if (!generation) return tl::make_unexpected(generation.error());
   if (std::ferror(stdout) != 0) return io_error("standard output cannot be written");
   if (!arguments.json) fmt::print("\n");
   std::fflush(stdout);
 
   RunStatistics statistics;
-  const RequestTimings& timings = generation->timings;
-  statistics.first_token_seconds = timings.first_token_seconds;
-  statistics.prefill_tokens = timings.prefill_tokens;
-  statistics.prefill_seconds = timings.prefill_seconds;
-  statistics.decode_tokens = timings.decode_tokens;
-  statistics.decode_seconds = timings.decode_seconds;
+  statistics.speculation = speculation->word();
+  add_timings(statistics, generation->timings);
   measure_machine(statistics, **running, !arguments.quiet);
   if (arguments.json) {
     print_json(model, arguments, *prompt, prompt_ids, *generation, statistics, arguments.profile ? &profiler : nullptr);
@@ -214,6 +216,7 @@ void add_run(CLI::App& app, Command& command) {
   CLI::App* run_command = app.add_subcommand("run", "Continue a text with a model");
   run_command->footer(examples({"quern run model.gguf -p \"Once upon a time\" -n 100",
                                 "quern run model.gguf --file story.txt --temperature 0 --stop \"\\n\\n\"",
+                                "quern run large.gguf --draft small.gguf --file code.txt -n 500",
                                 "quern run runs/quickstart -p \"And God said\" --profile --trace trace.json",
                                 "echo \"2 + 2 =\" | quern run model.gguf -n 5 --json"}));
   add_model_options(*run_command, arguments->model);
@@ -229,6 +232,7 @@ void add_run(CLI::App& app, Command& command) {
       ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 20))
       ->capture_default_str();
   add_sampling_options(*run_command, arguments->sampling);
+  add_speculation_options(*run_command, arguments->speculation);
   run_command->add_option("--stop", arguments->stop, "End before this text (\\n for a line end); can be repeated")
       ->allow_extra_args(false);
   run_command->add_flag("--ignore-eos", arguments->ignore_eos, "Never draw the tokens that end a text");

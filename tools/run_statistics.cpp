@@ -22,12 +22,31 @@ std::string phase_line(std::string_view name, std::int64_t tokens, double second
                      tokens_per_second);
 }
 
+/// Bytes of weights that decoding read a second: each pass reads them once, however many tokens it computes.
+double weight_traffic(const RunStatistics& statistics) {
+  return static_cast<double>(statistics.weight_bytes_per_token) * rate(statistics.decode_passes, statistics.decode_seconds);
+}
+
 constexpr WorkPhase kPhases[] = {WorkPhase::prefill, WorkPhase::decode};
 
 }  // namespace
 
 double RunStatistics::prefill_rate() const { return rate(prefill_tokens, prefill_seconds); }
 double RunStatistics::decode_rate() const { return rate(decode_tokens, decode_seconds); }
+double RunStatistics::tokens_per_pass() const { return rate(decode_tokens, static_cast<double>(decode_passes)); }
+
+void add_timings(RunStatistics& statistics, const RequestTimings& timings) {
+  statistics.first_token_seconds = timings.first_token_seconds;
+  statistics.prefill_tokens += timings.prefill_tokens;
+  statistics.reused_tokens += timings.shared_tokens;
+  statistics.prefill_seconds += timings.prefill_seconds;
+  statistics.decode_tokens += timings.decode_tokens;
+  statistics.decode_seconds += timings.decode_seconds;
+  statistics.decode_passes += timings.decode_steps;
+  statistics.drafted_tokens += timings.drafted_tokens;
+  statistics.accepted_tokens += timings.accepted_tokens;
+  statistics.draft_seconds += timings.draft_seconds;
+}
 
 void measure_machine(RunStatistics& statistics, RunningModel& running, bool bandwidth) {
   statistics.load_seconds = running.load_seconds;
@@ -54,10 +73,14 @@ std::string statistics_text(const RunStatistics& statistics) {
   text += phase_line("prefill", statistics.prefill_tokens, statistics.prefill_seconds, statistics.prefill_rate());
   if (statistics.reused_tokens > 0) text += fmt::format("reused       {} tokens from the cache\n", statistics.reused_tokens);
   text += phase_line("decode", statistics.decode_tokens, statistics.decode_seconds, statistics.decode_rate());
-  const auto weights = static_cast<double>(statistics.weight_bytes_per_token);
-  if (weights > 0.0) {
-    text += fmt::format("weights      {} read a token", bytes_text(statistics.weight_bytes_per_token));
-    const double traffic = weights * statistics.decode_rate();
+  if (statistics.drafted_tokens > 0) {
+    text += fmt::format("drafts       {} of {} checked were right ({}): {:.2f} tokens a pass\n", statistics.accepted_tokens,
+                        statistics.drafted_tokens, statistics.speculation, statistics.tokens_per_pass());
+  }
+  if (statistics.weight_bytes_per_token > 0) {
+    text += fmt::format("weights      {} read a {}", bytes_text(statistics.weight_bytes_per_token),
+                        statistics.drafted_tokens > 0 ? "pass" : "token");
+    const double traffic = weight_traffic(statistics);
     if (traffic > 0.0 && statistics.memory_bandwidth > 0.0) {
       text += fmt::format(": {}/s, {:.0f} % of the {}/s that this machine reads",
                           bytes_text(static_cast<std::size_t>(traffic)), 100.0 * traffic / statistics.memory_bandwidth,
@@ -79,14 +102,19 @@ Json statistics_json(const RunStatistics& statistics) {
                {"decode_tokens", statistics.decode_tokens},
                {"decode_seconds", statistics.decode_seconds},
                {"decode_tokens_per_second", statistics.decode_rate()},
+               {"decode_passes", statistics.decode_passes},
+               {"tokens_per_pass", statistics.tokens_per_pass()},
+               {"speculation", statistics.speculation},
+               {"drafted_tokens", statistics.drafted_tokens},
+               {"accepted_tokens", statistics.accepted_tokens},
+               {"draft_seconds", statistics.draft_seconds},
                {"weight_bytes_per_token", statistics.weight_bytes_per_token},
                {"memory_bytes_per_second", nullptr},
                {"memory_bandwidth_fraction", nullptr},
                {"peak_memory_bytes", statistics.peak_bytes}};
   if (statistics.memory_bandwidth > 0.0) {
     json["memory_bytes_per_second"] = statistics.memory_bandwidth;
-    json["memory_bandwidth_fraction"] =
-        static_cast<double>(statistics.weight_bytes_per_token) * statistics.decode_rate() / statistics.memory_bandwidth;
+    json["memory_bandwidth_fraction"] = weight_traffic(statistics) / statistics.memory_bandwidth;
   }
   return json;
 }

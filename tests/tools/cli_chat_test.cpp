@@ -58,6 +58,19 @@ TEST_F(CliChat, OneLineIsOneTurnAndTheConversationGoesOn) {
   EXPECT_EQ(messages(folder().file("a.json")), messages(folder().file("b.json")));
 }
 
+TEST_F(CliChat, SpeculationSaysTheSame) {
+  const std::string lines = "the cat 1 sat on the mat\nthe cat 2 sat\nthe cat 1\n/stats\n";
+  const auto said = [&](const std::string& options) {
+    const ProgramResult result = chat(lines, "--context 256 " + options);
+    EXPECT_EQ(result.code, 0) << result.err;
+    return result.out.substr(0, result.out.find("load "));
+  };
+  const std::string plain = said("--speculate none");
+  EXPECT_EQ(said(""), plain);
+  EXPECT_EQ(said("--draft " + model() + " --draft-tokens 4"), plain);
+  EXPECT_EQ(chat("x\n", "--speculate draft").code, 2);
+}
+
 TEST_F(CliChat, CommandsChangeTheConversation) {
   const std::string saved = folder().file("commands.json");
   ASSERT_EQ(chat("hello\n/system be brief\n/reset\n/save " + saved + "\n").code, 0);

@@ -5,7 +5,9 @@
 #include <filesystem>
 #include <nlohmann/json.hpp>
 #include <string>
+#include <vector>
 
+#include "support/published_models.hpp"
 #include "support/shared_data.hpp"
 #include "tools/run_quern.hpp"
 #include "tools/tiny_run.hpp"
@@ -30,7 +32,7 @@ TEST_F(CliRun, PrintsTheContinuationAndStatisticsApart) {
   const ProgramResult plain = run_quern("run " + greedy);
   ASSERT_EQ(plain.code, 0) << plain.err;
   for (const char* part : {"ended: token limit", "load ", "first token ", "prefill ", "decode ", "tokens/s", "peak memory ",
-                           "read a token", "that this machine reads"}) {
+                           "read a ", "that this machine reads"}) {
     EXPECT_TRUE(contains(plain.err, part)) << part << "\n" << plain.err;
   }
   EXPECT_EQ(plain.out.size(), 31U) << plain.out;  // bytes are tokens, and a line end
@@ -84,6 +86,43 @@ TEST_F(CliRun, SeedsDecideAndSettingsMatter) {
   const std::string first = greedy["tokens"][0].dump();
   EXPECT_NE(run_json(model() + " -p 'the cat' -n 1 --temperature 0 --logit-bias " + first + "=-inf")["tokens"][0],
             greedy["tokens"][0]);
+}
+
+TEST_F(CliRun, SpeculationDrawsTheSameTokens) {
+  for (const char* sampling : {" --temperature 0", " --temperature 0.9 --seed 3"}) {
+    const std::string start = model() + " -p 'the cat' -n 50" + sampling;
+    const auto plain = run_json(start + " --speculate none");
+    EXPECT_EQ(plain["timings"]["speculation"], "none");
+    EXPECT_EQ(plain["timings"]["drafted_tokens"], 0);
+    EXPECT_EQ(plain["timings"]["decode_passes"], 49);
+    EXPECT_EQ(run_json(start)["timings"]["speculation"], "ngram") << "the default";
+    const std::string draft = " --draft " + model();
+    for (const std::string& options : {std::string(), std::string(" --speculate ngram --draft-tokens 3"), draft,
+                                       " --speculate draft --draft-tokens 5" + draft}) {
+      const auto fast = run_json(start + options);
+      EXPECT_EQ(fast["tokens"], plain["tokens"]) << options;
+      EXPECT_EQ(fast["text"], plain["text"]) << options;
+      EXPECT_EQ(fast["timings"]["decode_tokens"], 49) << options;
+      const auto& timings = fast["timings"];
+      EXPECT_EQ(timings["speculation"], options.find("--draft ") == std::string::npos ? "ngram" : "draft");
+      EXPECT_EQ(timings["decode_passes"].get<int>() + timings["accepted_tokens"].get<int>(), 49) << options;
+      EXPECT_LE(timings["accepted_tokens"], timings["drafted_tokens"]);
+    }
+  }
+  const ProgramResult eigen = run_quern("run " + model() + " -p 'the cat' -n 9 --backend eigen --json --quiet");
+  EXPECT_EQ(nlohmann::json::parse(eigen.out)["timings"]["speculation"], "none") << "its rows depend on their neighbours";
+}
+
+TEST_F(CliRun, DraftModelsMustFit) {
+  const std::string start = "run " + model() + " -p 'the cat' -n 5 ";
+  expect_refused(start + "--speculate draft", "--speculate draft: needs --draft MODEL");
+  expect_refused(start + "--speculate ngram --draft x.gguf", "--draft: goes with --speculate draft");
+  expect_refused(start + "--draft " + folder().file("absent.gguf"), "absent.gguf");
+  expect_refused(start + "--draft-tokens 32", "--draft-tokens");
+  const std::vector<std::byte> image = published_model_image(published_models().front(), true);
+  const std::string other =
+      folder().write("other.gguf", std::string(reinterpret_cast<const char*>(image.data()), image.size()));
+  expect_refused(start + "--draft " + other, other + ": its vocabulary must be the model's: expected ");
 }
 
 TEST_F(CliRun, StopStringsAndFullContextsEndTheText) {
