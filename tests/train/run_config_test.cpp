@@ -8,6 +8,9 @@
 #include <set>
 #include <string>
 
+#include "math/dispatch.hpp"
+#include "train/training_memory.hpp"
+
 #ifndef QUERN_CONFIGS
 #define QUERN_CONFIGS (std::filesystem::path(__FILE__).parent_path() / "../../configs")
 #endif
@@ -186,8 +189,8 @@ TEST(Configs, EveryFileParsesAndSaysWhatItsNamePromises) {
       EXPECT_TRUE(!is_key || line.find(" # ") != std::string::npos) << entry.path() << ": " << line;
     }
   }
-  for (const char* name :
-       {"quickstart", "shakespeare_char", "shakespeare_char_cpu", "loop_small", "loop_base", "loop_large", "gpt2_124m"}) {
+  for (const char* name : {"quickstart", "shakespeare_char", "shakespeare_char_cpu", "loop_small", "loop_base", "loop_large",
+                           "gpt2_124m", "cromwell_1b"}) {
     EXPECT_TRUE(seen.count(name)) << name;
   }
 }
@@ -217,6 +220,35 @@ TEST(Configs, Gpt2HasGpt2sParameters) {
   EXPECT_EQ(parameter_layout(model).parameter_count(), 124439808);
   EXPECT_EQ(run->train.batch, 4);
   EXPECT_EQ(run->context(), 256);
+}
+
+TEST(Configs, Cromwell1bHasItsShapeAndFitsInto24Gib) {
+  const auto run = load_run_config((std::filesystem::path(QUERN_CONFIGS) / "cromwell_1b.yaml").string(), {});
+  ASSERT_TRUE(run) << run.error().message;
+  const ModelConfig& model = run->model;
+  EXPECT_EQ(model.vocab, 32000);
+  EXPECT_EQ(model.context, 4096);
+  EXPECT_EQ(model.layers, 24);
+  EXPECT_EQ(model.width, 2048);
+  EXPECT_EQ(model.heads, 32);
+  EXPECT_EQ(model.head_dim, 64);
+  EXPECT_EQ(model.kv_heads, 1);
+  EXPECT_EQ(model.mlp_width, 5632);
+  EXPECT_EQ(model.norm, NormKind::rms_norm);
+  EXPECT_EQ(model.position, PositionKind::rope);
+  EXPECT_EQ(model.mlp, MlpKind::swiglu);
+  EXPECT_TRUE(model.tied_embeddings);
+  const std::int64_t layer = 2 * 2048 * 2048 + 2 * 64 * 2048 + 3 * 5632 * 2048 + 2 * 2048;
+  EXPECT_EQ(parameter_layout(model).parameter_count(), 24 * layer + 32000 * 2048 + 2048);
+
+  // Where bf16 is multiplied as such; elsewhere packs are f32 and the run needs 4 GiB more.
+  const KernelTable& kernels = *supported_kernels().front();
+  if (kernels.isa != Isa::amx) return;
+  const PassShape shape{
+      .rows = run->train.batch * run->context(), .max_length = run->context(), .max_sequences = run->train.batch};
+  const auto memory = TrainingMemory::plan({&kernels, false}, ComputeType::bf16, model, shape, 2);
+  ASSERT_TRUE(memory) << memory.error().message;
+  EXPECT_LT(memory->bytes(), std::size_t{43} << 29) << "21.5 GiB: the system needs the rest";
 }
 
 TEST(Configs, LoopModelsDifferInLayersAlone) {
