@@ -6,12 +6,16 @@ namespace quern {
 
 namespace {
 
-// What a step must promise above one without proposals: estimates of costs are no better than this.
-constexpr double kMargin = 1.02;
+// These were chosen by simulation: 16,000 tokens each of prose, C++ and technical English in pieces of 600 (the first half
+// is the prompt), steps of n tokens costing 1 + s (n - 1) for s from 0.05 to 0.6, with and without disturbances (spells
+// of up to twice the time, one step in twenty thrice). No piece then falls below 0.97 of plain decoding.
+//
+// What a step must promise above one without proposals.
+constexpr double kMargin = 1.04;
 // Of each step's time, for the account.
 constexpr double kAllowance = 0.01;
 // The account in steps of one token: at first, and at most.
-constexpr double kFirstSteps = 1.0, kMostSteps = 2.0;
+constexpr double kFirstSteps = 0.5, kMostSteps = 2.0;
 
 }  // namespace
 

@@ -8,7 +8,7 @@ namespace quern {
 namespace {
 
 // Per token beyond those seen, of a step of one token, before anything is known.
-constexpr double kGuessedSlope = 0.1;
+constexpr double kGuessedSlope = 0.2;
 // A level or a well-known relative cost moves by this much of what a step differs from the estimate.
 constexpr double kLevelStep = 0.25, kRelativeStep = 0.15;
 // Steps after which the level is no longer taken as fresh.
@@ -55,8 +55,8 @@ void StepCost::correct(std::size_t knot, double ratio, double patient, double sh
 void StepCost::observe(std::int64_t rows, double seconds, bool drafts) {
   if (rows < 1 || rows > kExactRows || !(seconds > 0.0)) return;
   if (level_ == 0.0) level_ = seconds / relative(rows);
-  const double ratio = std::clamp(seconds / this->seconds(rows), 0.25, 4.0);
-  const double patient = ratio > 1.0 ? std::sqrt(std::min(ratio, 2.0)) : ratio;
+  const double ratio = std::clamp(seconds / this->seconds(rows), 0.25, 2.0);
+  const double patient = ratio > 1.0 ? std::sqrt(ratio) : ratio;
   largest_seen_ = std::max(largest_seen_, rows);
   if (!drafts) {
     steps_since_plain_ = 0;
