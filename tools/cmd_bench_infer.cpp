@@ -68,7 +68,7 @@ Result<InferBenchOptions> options_of(const Arguments& arguments) {
 }
 
 std::size_t row_count(const InferBenchOptions& options) {
-  return options.prompts.size() + (options.decode_tokens > 0 ? options.depths.size() * options.sequences.size() : 0);
+  return options.prompts.size() + (options.decodes() ? options.depths.size() * options.sequences.size() : 0);
 }
 
 Result<int> bench_infer(const Arguments& arguments) {

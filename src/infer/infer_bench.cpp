@@ -4,7 +4,9 @@
 
 #include <algorithm>
 #include <chrono>
+#include <numeric>
 #include <random>
+#include <utility>
 
 #include "infer/infer_bench_costs.hpp"
 #include "math/bandwidth.hpp"
@@ -72,7 +74,7 @@ class Bench {
       if (auto done = run_row(row, fmt::format("prefill {}", prompt)); !done) return tl::make_unexpected(done.error());
       if (bench_.stopped) return std::move(bench_);
     }
-    if (options_.decode_tokens == 0) return std::move(bench_);
+    if (!options_.decodes()) return std::move(bench_);
     for (const std::int64_t depth : options_.depths) {
       for (const std::int64_t sequences : options_.sequences) {
         InferBenchRow row{.kind = InferBenchKind::decode,
@@ -126,23 +128,22 @@ class Bench {
     const bool decode = row.kind == InferBenchKind::decode;
     for (std::int64_t round = -options_.warmup; round < options_.rounds; ++round) {
       if (auto ready = fill(row); !ready || stop()) return ready;
-      looks_.clear();
-      MachineRates before;
-      if (round >= 0) before = peaks();
+      if (round == 0) last_ = look(true);
+      looks_ = {last_.read_bandwidth};
       double seconds = 0.0;
       if (auto ran = decode ? decode_round(round >= 0, seconds) : prefill(row.round_tokens, seconds); !ran || stop()) {
         return ran;
       }
       if (round < 0) continue;
-      const MachineRates after = peaks();
-      const auto mean = [](double a, double b) { return 0.5 * (a + b); };
-      double bandwidth = 0.0;
-      for (const double look : looks_) bandwidth += look / static_cast<double>(looks_.size());
+      const MachineRates before = std::exchange(last_, look(true));
+      looks_.push_back(last_.read_bandwidth);
+      const auto mean = [&](double MachineRates::*rate) { return 0.5 * (before.*rate + last_.*rate); };
+      const double all_looks = std::accumulate(looks_.begin(), looks_.end(), 0.0);
       row.rounds.push_back({.seconds = seconds,
-                            .machine = {.read_bandwidth = bandwidth,
-                                        .f32_flops = mean(before.f32_flops, after.f32_flops),
-                                        .bf16_tile_flops = mean(before.bf16_tile_flops, after.bf16_tile_flops),
-                                        .int8_tile_ops = mean(before.int8_tile_ops, after.int8_tile_ops)}});
+                            .machine = {.read_bandwidth = all_looks / static_cast<double>(looks_.size()),
+                                        .f32_flops = mean(&MachineRates::f32_flops),
+                                        .bf16_tile_flops = mean(&MachineRates::bf16_tile_flops),
+                                        .int8_tile_ops = mean(&MachineRates::int8_tile_ops)}});
     }
     return {};
   }
@@ -202,19 +203,20 @@ class Bench {
       seconds += seconds_since(start);
       progress(std::ssize(alive_));
       if (!counts || seconds - looked < kBandwidthEverySeconds || token + 1 == options_.decode_tokens) continue;
-      look_at_bandwidth();
+      looks_.push_back(look(false).read_bandwidth);
       looked = seconds;
     }
     return {};
   }
 
-  void look_at_bandwidth() { looks_.push_back(memory_read_bandwidth(team_, kBandwidthSeconds)); }
-
-  MachineRates peaks() {
-    look_at_bandwidth();
-    return {.f32_flops = register_peak_flops(team_, backend_, ComputeType::f32, kPeakSeconds),
-            .bf16_tile_flops = l1_tile_flops(team_, backend_, kPeakSeconds),
-            .int8_tile_ops = l1_int8_tile_ops(team_, backend_, kPeakSeconds)};
+  MachineRates look(bool peaks) {
+    if (watcher_.machine) return watcher_.machine(peaks);
+    MachineRates rates{.read_bandwidth = memory_read_bandwidth(team_, kBandwidthSeconds)};
+    if (!peaks) return rates;
+    rates.f32_flops = register_peak_flops(team_, backend_, ComputeType::f32, kPeakSeconds);
+    rates.bf16_tile_flops = l1_tile_flops(team_, backend_, kPeakSeconds);
+    rates.int8_tile_ops = l1_int8_tile_ops(team_, backend_, kPeakSeconds);
+    return rates;
   }
 
   void draw(std::int64_t count) {
@@ -240,7 +242,8 @@ class Bench {
   std::vector<KvCache::SequenceId> alive_;
   std::vector<std::int32_t> tokens_;
   std::vector<SequenceTokens> batch_;
-  std::vector<double> looks_;  // at the memory's bandwidth, in this round
+  MachineRates last_;          // before the round under way
+  std::vector<double> looks_;  // at the memory's bandwidth, of that round
   std::string stage_;
   std::int64_t done_ = 0, total_ = 0;
 };
@@ -250,18 +253,15 @@ class Bench {
 std::string_view to_word(InferBenchKind kind) { return kind == InferBenchKind::prefill ? "prefill" : "decode"; }
 
 std::int64_t InferBenchOptions::context_tokens() const {
-  return std::max(largest(prompts), decode_tokens > 0 ? largest(depths) + decode_tokens : 0);
+  return std::max(largest(prompts), decodes() ? largest(depths) + decode_tokens : 0);
 }
 
 std::int64_t InferBenchOptions::cache_tokens() const {
   const auto pages = [](std::int64_t tokens) { return (tokens + kPageTokens - 1) / kPageTokens * kPageTokens; };
-  return std::max(pages(largest(prompts)),
-                  decode_tokens > 0 ? most_sequences() * pages(largest(depths) + decode_tokens) : 0);
+  return std::max(pages(largest(prompts)), decodes() ? most_sequences() * pages(largest(depths) + decode_tokens) : 0);
 }
 
-std::int64_t InferBenchOptions::most_sequences() const {
-  return decode_tokens > 0 ? std::max<std::int64_t>(1, largest(sequences)) : 1;
-}
+std::int64_t InferBenchOptions::most_sequences() const { return decodes() ? largest(sequences) : 1; }
 
 double InferBenchRow::tokens_per_second() const {
   return median_of_rounds(*this,
@@ -321,8 +321,8 @@ Result<void> check_infer_bench(const InferBenchOptions& options) {
   if (auto fine = check("tokens to decode", {options.decode_tokens}, 0); !fine) return fine;
   if (auto fine = check("rounds", {options.rounds}, 1); !fine) return fine;
   if (auto fine = check("warm-up rounds", {options.warmup}, 0); !fine) return fine;
-  const bool decodes = options.decode_tokens > 0 && !options.depths.empty() && !options.sequences.empty();
-  if (options.prompts.empty() && !decodes) return bad_input("nothing to measure: no prompt, and no token to decode");
+  if (options.prompts.empty() && !options.decodes())
+    return bad_input("nothing to measure: no prompt, and no token to decode");
   return {};
 }
 

@@ -28,6 +28,8 @@ struct InferBenchOptions {
   std::int64_t rounds = 3;
   std::uint64_t seed = 1337;  ///< of the tokens
 
+  /// Whether there are rows of decode.
+  [[nodiscard]] bool decodes() const { return decode_tokens > 0 && !depths.empty() && !sequences.empty(); }
   /// The longest text of a row.
   [[nodiscard]] std::int64_t context_tokens() const;
   /// Room in the cache that the largest row needs, in whole pages.
@@ -85,7 +87,10 @@ struct InferBenchRow {
 struct InferBenchWatcher {
   /// Tokens computed of those that the row's rounds, warm-up and filling of the cache have.
   std::function<void(std::string_view stage, std::int64_t done, std::int64_t total)> progress{};
-  std::function<bool()> stop{};                         ///< asked between forward passes; true ends the benchmark
+  std::function<bool()> stop{};  ///< asked between forward passes; true ends the benchmark
+  /// Measures the machine in the place of the functions of math/bandwidth.hpp and math/peak.hpp; between rounds with
+  /// `peaks`, else only the memory.
+  std::function<MachineRates(bool peaks)> machine{};
   std::function<void(const InferBenchRow& row)> row{};  ///< a row is complete, or has at least one round when stopped
 };
 
@@ -99,8 +104,8 @@ struct InferBench {
 
 /// Runs every row on `decoder`, which needs options.context_tokens(), cache_tokens() and most_sequences(), and whose cache
 /// must be empty; it is again after. `bytes_per_token` as LoadedModel says. Tokens are random, so that experts are chosen
-/// as for random text. Memory bandwidth is measured before and after each round and, in decode, about every second of it;
-/// peaks before and after each round. Errors: those of check_infer_bench() and of the decoder.
+/// as for random text. The machine is measured before the first round, between rounds and after the last; its memory also
+/// about every second of decode. Errors: those of check_infer_bench() and of the decoder.
 [[nodiscard]] Result<InferBench> bench_inference(Decoder& decoder, const Backend& backend, ThreadTeam& team,
                                                  std::size_t bytes_per_token, const InferBenchOptions& options,
                                                  const InferBenchWatcher& watcher = {});
