@@ -7,6 +7,7 @@
 #include "math/block_kernels.hpp"
 
 // In this order: each is written over those before.
+#include "math/block_ahead-inl.hpp"
 #include "math/block_scales_avx2-inl.hpp"
 //
 #include "math/block_activations_avx2-inl.hpp"

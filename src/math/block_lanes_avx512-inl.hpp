@@ -1,5 +1,5 @@
 // Vectors whose 32-bit lanes are sixteen rows of a weight. Included by instruction-set files only, after
-// block_scales_avx2-inl.hpp.
+// block_scales_avx2-inl.hpp and block_ahead-inl.hpp.
 namespace quern {
 namespace {
 
@@ -69,11 +69,13 @@ inline Floats mxfp4_scales(Ints e) {
 struct RowGroup {
   const std::byte* at[kRows / 4];
   std::size_t stride;
+  BytesAhead* ahead;
   [[nodiscard]] const std::byte* row(int i) const { return at[i / 4] + static_cast<std::size_t>(i % 4) * stride; }
 };
 
 /// Sixteen bytes of each row, from `offset` on: column c holds bytes 4c .. 4c + 3 of every row.
 inline void load_columns(const RowGroup& g, std::size_t offset, Ints (&column)[4]) {
+  g.ahead->fetch<kRows / 8>();
   Ints quarter[4];  // rows j, j + 4, j + 8, j + 12
 #pragma GCC unroll 4
   for (int j = 0; j < 4; ++j) {

@@ -52,10 +52,16 @@ __attribute__((always_inline)) inline void prepare(const ActivationRow& x, std::
   }
 }
 
+/// Cache lines of the next rows that are asked for with each part of a slab's products: with the two of each load_columns
+/// about as many as a slab has, at sixteen rows.
+template <class Format>
+constexpr int kLinesPerPart = (Format::kBytes == 34 ? 4 : 2) * kRows / 16;
+
 /// Adds a slab's products with T tokens to their sums: those of even blocks and those of odd ones.
 template <class Format, int T>
-void multiply(const Slab& slab, const ActivationRow* x, std::int64_t col, int blocks, float* sums) {
+void multiply(BytesAhead& ahead, const Slab& slab, const ActivationRow* x, std::int64_t col, int blocks, float* sums) {
   constexpr int kVectors = Format::kPer16 ? 4 : 8;
+  constexpr int kFetches = kLinesPerPart<Format>;
   TokenSlab token[T];
   const std::int8_t* values[T];
   Floats sum[T][2];
@@ -68,6 +74,7 @@ void multiply(const Slab& slab, const ActivationRow* x, std::int64_t col, int bl
   }
   const int parts = Format::kPer16 ? 2 * blocks : blocks;
   const auto part = [&](int k, int odd) __attribute__((always_inline)) {
+    ahead.fetch<kFetches>();
     Ints acc[T];
     const std::int8_t* at[T];
 #pragma GCC unroll 4
@@ -98,24 +105,6 @@ void multiply(const Slab& slab, const ActivationRow* x, std::int64_t col, int bl
   }
 }
 
-/// The bytes of the group of rows after this one are asked for while this one is computed, evenly: they follow each other
-/// in memory, while the rows read together are more streams than hardware prefetchers keep, each of which ends at its row's
-/// end. Into second-level cache, for a group of long rows would not leave the first room for anything else.
-class AheadOfRows {
- public:
-  AheadOfRows(const std::byte* from, std::int64_t bytes, std::int64_t steps)
-      : at_(from), end_(from + bytes), step_((bytes + steps - 1) / steps) {}
-  void step() {
-    const std::byte* const stop = at_ + step_ < end_ ? at_ + step_ : end_;
-    for (; at_ < stop; at_ += 64) __builtin_prefetch(at_, 0, 2);
-  }
-
- private:
-  const std::byte* at_;
-  const std::byte* end_;
-  std::int64_t step_;
-};
-
 /// Tokens whose sums are kept while a group of rows passes.
 constexpr std::int64_t kTokensInPass = 32;
 
@@ -134,10 +123,15 @@ void dot_group(const BlockDot& d, std::int64_t first, std::int64_t rows, std::in
   RowGroup group;
   group.stride = whole ? d.row_bytes : static_cast<std::size_t>(kStepBytes);
   for (int i = 0; i < kRows / 4; ++i) group.at[i] = (whole ? start : copy) + static_cast<std::size_t>(4 * i) * group.stride;
-  AheadOfRows fetch(ahead, ahead_bytes, (d.cols + kSlabCols - 1) / kSlabCols);
+  BytesAhead far(ahead == nullptr ? start : ahead, ahead_bytes);
+  group.ahead = &far;
+  // What computing has not asked for by a slab's end.
+  const std::int64_t slabs = (d.cols + kSlabCols - 1) / kSlabCols;
+  std::int64_t slab_number = 0;
   std::size_t offset = 0;
   for (std::int64_t col = 0; col < d.cols; col += kSlabCols, offset += static_cast<std::size_t>(kStepBytes)) {
-    fetch.step();
+    ++slab_number;
+    far.fetch_up_to(ahead_bytes * slab_number / slabs - 128 * kRows);
     const std::int64_t left = (d.cols - col) / kActivationBlock;
     const int blocks = left < 8 ? static_cast<int>(left) : 8;
     if (whole) {
@@ -152,9 +146,9 @@ void dot_group(const BlockDot& d, std::int64_t first, std::int64_t rows, std::in
     }
     std::int64_t t = 0;
     for (; t + kTokensAtOnce <= tokens; t += kTokensAtOnce) {
-      multiply<Format, kTokensAtOnce>(slab, d.x + token + t, col, blocks, sums + 2 * kRows * t);
+      multiply<Format, kTokensAtOnce>(far, slab, d.x + token + t, col, blocks, sums + 2 * kRows * t);
     }
-    for (; t < tokens; ++t) multiply<Format, 1>(slab, d.x + token + t, col, blocks, sums + 2 * kRows * t);
+    for (; t < tokens; ++t) multiply<Format, 1>(far, slab, d.x + token + t, col, blocks, sums + 2 * kRows * t);
   }
   for (std::int64_t t = 0; t < tokens; ++t) {
     const float* from = sums + 2 * kRows * t;

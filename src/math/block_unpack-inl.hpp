@@ -58,13 +58,6 @@ inline Ints row_words(const RowGroup& g, std::size_t offset) {
   for (int i = 0; i < kRows; ++i) words[i] = u32_at(g.row(i) + offset);
   return load_ints(words);
 }
-inline Ints row_bytes_as_ints(const RowGroup& g, std::size_t offset) {
-  alignas(16) std::uint8_t bytes[kRows];
-#pragma GCC unroll 16
-  for (int i = 0; i < kRows; ++i) bytes[i] = static_cast<std::uint8_t>(*(g.row(i) + offset));
-  return load_bytes_as_ints(bytes);
-}
-
 // --- Blocks of 32 ----------------------------------------------------------------------------------------------------
 
 /// Sixteen bytes at `offset` whose low nibbles are elements 0 .. 15 of a block and the high ones 16 .. 31, through `map`.
@@ -98,22 +91,35 @@ inline Ints fifth_bits(Ints bits, int v) {
   return look_up(sixteen_if_set, both(nibble, every_int(0x08040201)));
 }
 
-/// Blocks one after the other, each with its own scale. Format::unpack_block fills block k of a slab.
+/// Blocks one after the other, each with its own scale. All scales are gathered before any is read as a vector, which would
+/// otherwise wait for the single stores.
 template <class Format>
 struct SmallBlocks {
   static constexpr bool kPer16 = false;
   static constexpr int kSlabBytes = 8;  ///< blocks
   __attribute__((always_inline)) static inline void unpack(const RowGroup& g, std::size_t offset, int blocks, Slab& slab) {
-    for (int k = 0; k < blocks; ++k, offset += Format::kBytes) {
-      store_floats(slab.scales + kRows * k, Format::scale(g, offset));
-      if constexpr (Format::kMin) store_floats(slab.mins + kRows * k, row_halves(g, offset + 2));
-      Format::codes(g, offset, slab.vector(8 * k));
+    using Number = typename Format::ScaleNumber;
+    alignas(64) Number scales[8 * kRows];
+    alignas(64) Number mins[8 * kRows];
+    for (int k = 0; k < blocks; ++k) {
+#pragma GCC unroll 16
+      for (int i = 0; i < kRows; ++i) {
+        const std::byte* block = g.row(i) + offset + static_cast<std::size_t>(k) * Format::kBytes;
+        __builtin_memcpy(scales + kRows * k + i, block, sizeof(Number));
+        if constexpr (Format::kMin) __builtin_memcpy(mins + kRows * k + i, block + 2, sizeof(Number));
+      }
+    }
+    for (int k = 0; k < blocks; ++k) {
+      Format::codes(g, offset + static_cast<std::size_t>(k) * Format::kBytes, slab.vector(8 * k));
+      store_floats(slab.scales + kRows * k, Format::scale(scales + kRows * k));
+      if constexpr (Format::kMin) store_floats(slab.mins + kRows * k, load_halves(mins + kRows * k));
     }
   }
 };
 
 struct HalfScale {
-  static Floats scale(const RowGroup& g, std::size_t offset) { return row_halves(g, offset); }
+  using ScaleNumber = std::uint16_t;
+  static Floats scale(const std::uint16_t* halves) { return load_halves(halves); }
 };
 
 struct Q40 : SmallBlocks<Q40>, HalfScale {
@@ -175,7 +181,8 @@ struct Iq4Nl : SmallBlocks<Iq4Nl>, HalfScale {
 struct Mxfp4 : SmallBlocks<Mxfp4> {
   static constexpr int kBytes = 17, kOffset = 12, kLargest = 24;
   static constexpr bool kMin = false;
-  static Floats scale(const RowGroup& g, std::size_t offset) { return mxfp4_scales(row_bytes_as_ints(g, offset)); }
+  using ScaleNumber = std::uint8_t;
+  static Floats scale(const std::uint8_t* exponents) { return mxfp4_scales(load_bytes_as_ints(exponents)); }
   static void codes(const RowGroup& g, std::size_t offset, std::uint8_t* to) {
     unpack_nibbles(g, offset + 1, to, [](Ints code, int /*vector*/) {
       return look_up(_mm_setr_epi8(12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0), code);
