@@ -8,6 +8,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <span>
 
 #include "math/element_type.hpp"
 #include "math/exec.hpp"
@@ -123,6 +124,18 @@ void decode_row(const Backend& backend, const Weight& w, std::int64_t row, float
 /// y [M, N] = epilogue(x [M, K] W^T), W [N, K]. SPMD: rows and columns are shared among the team's members.
 void matmul_forward(Exec& exec, const ConstMatrix& x, const Weight& w, const MutableMatrix& y,
                     const Epilogue& epilogue = {});
+
+/// One of several products y = epilogue(x W^T). Epilogues of a forward pass only.
+struct ForwardPart {
+  ConstMatrix x;
+  Weight weight;
+  MutableMatrix y;
+  Epilogue epilogue{};
+};
+
+/// Products that do not read each other's results, as matmul_forward computes them, bit for bit. Where x has few rows, rows
+/// of all weights are handed out together, so that threads wait for each other once. SPMD.
+void matmul_forward_parts(Exec& exec, std::span<const ForwardPart> parts);
 
 /// dx [M, K] = epilogue(dy [M, N] W), W [N, K]. SPMD.
 void matmul_backward_input(Exec& exec, const ConstMatrix& dy, const Weight& w, const MutableMatrix& dx,

@@ -49,53 +49,115 @@ std::int64_t task_rows(std::int64_t bytes_per_row) {
   return std::clamp(fit, kTaskRowUnit, kMaxTaskRows);
 }
 
-/// Rows [row, row + x.rows) of the output, with scratch for their activations and for a task's sums.
-void dot_rows(Exec& exec, const ConstMatrix& x, const Weight& w, const MutableMatrix& y, const Epilogue& epilogue,
-              std::int64_t row) {
+bool same_rows(const ConstMatrix& a, const ConstMatrix& b) {
+  return a.data == b.data && a.rows == b.rows && a.cols == b.cols && a.row_stride == b.row_stride;
+}
+
+/// Bytes of scratch for the sums of a task.
+std::int64_t sum_bytes(std::int64_t rows) { return round_up(4 * rows * kMaxTaskRows, kBufferAlignment); }
+
+/// Bytes of scratch for the activations of a part, unless the part before has quantized the same.
+std::int64_t part_bytes(const ForwardPart& part) {
+  return is_float(part.weight.type) ? 0 : part.x.rows * activation_row_bytes(part.x.cols);
+}
+
+/// Tasks of one part, counted on from those of the parts before.
+struct PartTasks {
+  std::int64_t first = 0;
+  std::int64_t rows_per_task = 0;
+  const ActivationRow* quantized = nullptr;
+};
+
+/// Most parts that are computed together.
+constexpr std::size_t kMaxParts = 32;
+
+/// Parts whose rows of x are at most kFastRows in all, handed out together, so that members wait for each other once.
+void dot_together(Exec& exec, std::span<const ForwardPart> parts) {
   const BlockKernels& blocks = *exec.backend.kernels->blocks;
-  const bool quantizes = !is_float(w.type);
   ScratchCutter scratch(exec.scratch);
-  const std::int64_t sum_floats = std::min(x.rows, kFastRows) * kMaxTaskRows;
-  auto* sums = reinterpret_cast<float*>(scratch.take(4 * sum_floats));
+  std::int64_t most_rows = 0;
+  for (const ForwardPart& part : parts) most_rows = std::max(most_rows, part.x.rows);
+  auto* sums = reinterpret_cast<float*>(scratch.take(sum_bytes(most_rows)));
   std::array<ActivationRow, kFastRows> quantized;
-  if (quantizes) {
-    for (std::int64_t t = 0; t < x.rows; ++t) {
-      ActivationRow& to = quantized[static_cast<std::size_t>(t)];
-      to.values = reinterpret_cast<std::int8_t*>(scratch.take(x.cols));
-      to.scales = reinterpret_cast<float*>(scratch.take(x.cols / kActivationBlock * 4));
-      to.sums = reinterpret_cast<std::int16_t*>(scratch.take(x.cols / 16 * 2));
-      blocks.quantize_activations(static_cast<const float*>(x.data) + t * x.row_stride, x.cols, to);
+  std::size_t used = 0;
+  std::array<PartTasks, kMaxParts + 1> tasks;
+  for (std::size_t p = 0; p < parts.size(); ++p) {
+    const ForwardPart& part = parts[p];
+    tasks[p].rows_per_task = task_rows(row_bytes(part.weight.type, part.weight.cols));
+    tasks[p + 1].first = tasks[p].first + ceil_divide(part.weight.rows, tasks[p].rows_per_task);
+    if (is_float(part.weight.type)) continue;
+    if (p > 0 && tasks[p - 1].quantized != nullptr && same_rows(part.x, parts[p - 1].x)) {
+      tasks[p].quantized = tasks[p - 1].quantized;
+      continue;
+    }
+    tasks[p].quantized = &quantized[used];
+    for (std::int64_t t = 0; t < part.x.rows; ++t) {
+      ActivationRow& to = quantized[used++];
+      to.values = reinterpret_cast<std::int8_t*>(scratch.take(part.x.cols));
+      to.scales = reinterpret_cast<float*>(scratch.take(part.x.cols / kActivationBlock * 4));
+      to.sums = reinterpret_cast<std::int16_t*>(scratch.take(part.x.cols / 16 * 2));
+      blocks.quantize_activations(static_cast<const float*>(part.x.data) + t * part.x.row_stride, part.x.cols, to);
     }
   }
-  const TileFinisher finish(exec.backend, y, epilogue);
-  const std::int64_t bytes = row_bytes(w.type, w.cols);
-  const std::int64_t rows_per_task = task_rows(bytes);
-  const auto* weight = static_cast<const std::byte*>(w.forward);
-  exec.member.for_each(ceil_divide(w.rows, rows_per_task), [&](std::int64_t task) {
-    const std::int64_t first = task * rows_per_task;
-    const std::int64_t rows = std::min(rows_per_task, w.rows - first);
+  const std::int64_t all = tasks[parts.size()].first;
+  const auto part_of = [&](std::int64_t task) {
+    std::size_t p = 0;
+    while (task >= tasks[p + 1].first) ++p;
+    return p;
+  };
+  const auto weight_of = [&](std::int64_t task) -> const std::byte* {
+    if (task >= all) return nullptr;
+    const std::size_t p = part_of(task);
+    const Weight& w = parts[p].weight;
+    return static_cast<const std::byte*>(w.forward) +
+           (task - tasks[p].first) * tasks[p].rows_per_task * row_bytes(w.type, w.cols);
+  };
+  exec.member.for_each_ahead(all, [&](std::int64_t task, std::int64_t next) {
+    const std::size_t p = part_of(task);
+    const ForwardPart& part = parts[p];
+    const Weight& w = part.weight;
+    const std::int64_t first = (task - tasks[p].first) * tasks[p].rows_per_task;
+    const std::int64_t rows = std::min(tasks[p].rows_per_task, w.rows - first);
+    const std::int64_t bytes = row_bytes(w.type, w.cols);
+    const TileFinisher finish(exec.backend, part.y, part.epilogue);
     float* out = sums;
     std::int64_t out_stride = rows;
     if (finish.trivial()) {
-      out = static_cast<float*>(y.data) + row * y.row_stride + first;
-      out_stride = y.row_stride;
+      out = static_cast<float*>(part.y.data) + first;
+      out_stride = part.y.row_stride;
     }
-    if (quantizes) {
+    if (tasks[p].quantized != nullptr) {
       blocks.dot({.type = w.type,
-                  .weight = weight + first * bytes,
+                  .weight = weight_of(task),
                   .row_bytes = static_cast<std::size_t>(bytes),
                   .rows = rows,
                   .cols = w.cols,
-                  .x = quantized.data(),
-                  .tokens = x.rows,
+                  .x = tasks[p].quantized,
+                  .tokens = part.x.rows,
                   .out = out,
-                  .out_stride = out_stride});
+                  .out_stride = out_stride,
+                  .ahead = weight_of(next)});
     } else {
-      blocks.float_dot(w.type, weight + first * bytes, static_cast<std::size_t>(bytes), rows, w.cols,
-                       static_cast<const float*>(x.data), x.row_stride, x.rows, out, out_stride);
+      blocks.float_dot(w.type, weight_of(task), static_cast<std::size_t>(bytes), rows, w.cols,
+                       static_cast<const float*>(part.x.data), part.x.row_stride, part.x.rows, out, out_stride);
     }
-    if (!finish.trivial()) finish(sums, rows, row, x.rows, first, rows);
+    if (!finish.trivial()) finish(sums, rows, 0, part.x.rows, first, rows);
   });
+}
+
+/// Rows [row, row + rows) of a product.
+ForwardPart rows_of_part(const ForwardPart& whole, std::int64_t row, std::int64_t rows) {
+  ForwardPart part = whole;
+  const std::int64_t out_bytes = operand_bytes(whole.y.type);
+  part.x.data = static_cast<const float*>(whole.x.data) + row * whole.x.row_stride;
+  part.x.rows = rows;
+  part.y.data = at(whole.y.data, row * whole.y.row_stride * out_bytes);
+  part.y.rows = rows;
+  if (part.epilogue.pre_activation != nullptr) {
+    part.epilogue.pre_activation = at(whole.epilogue.pre_activation, row * whole.epilogue.pre_activation_stride * out_bytes);
+  }
+  if (part.epilogue.residual != nullptr) part.epilogue.residual += row * whole.epilogue.residual_stride;
+  return part;
 }
 
 }  // namespace
@@ -136,16 +198,43 @@ std::int64_t dot_scratch_bytes(std::int64_t max_rows, std::int64_t max_cols) {
 }
 
 void dot_forward(Exec& exec, const ConstMatrix& x, const Weight& w, const MutableMatrix& y, const Epilogue& epilogue) {
+  const ForwardPart whole{.x = x, .weight = w, .y = y, .epilogue = epilogue};
   const std::int64_t at_once = is_float(w.type) ? kFastRows : rows_at_once(x.rows, x.cols);
   for (std::int64_t row = 0; row < x.rows; row += at_once) {
-    ConstMatrix rows = x;
-    rows.data = static_cast<const float*>(x.data) + row * x.row_stride;
-    rows.rows = std::min(at_once, x.rows - row);
-    dot_rows(exec, rows, w, y, epilogue, row);
+    const ForwardPart part = rows_of_part(whole, row, std::min(at_once, x.rows - row));
+    dot_together(exec, {&part, 1});
   }
 }
 
 }  // namespace internal
+
+void matmul_forward_parts(Exec& exec, std::span<const ForwardPart> parts) {
+  const auto scratch = static_cast<std::int64_t>(exec.scratch.size());
+  while (!parts.empty()) {
+    // As many as can be computed together.
+    std::size_t count = 0;
+    std::int64_t rows = 0;
+    std::int64_t most_rows = 0;
+    std::int64_t bytes = 0;
+    for (; count < std::min(parts.size(), internal::kMaxParts); ++count) {
+      const ForwardPart& part = parts[count];
+      if (exec.backend.eigen || !internal::takes_dot(exec.backend, part.x, part.weight)) break;
+      if (count == 0 || !internal::same_rows(part.x, parts[count - 1].x)) {
+        rows += part.x.rows;
+        bytes += internal::part_bytes(part);
+      }
+      most_rows = std::max(most_rows, part.x.rows);
+      if (rows > kFastRows || bytes + internal::sum_bytes(most_rows) > scratch) break;
+    }
+    if (count < 2) {
+      matmul_forward(exec, parts[0].x, parts[0].weight, parts[0].y, parts[0].epilogue);
+      parts = parts.subspan(1);
+      continue;
+    }
+    internal::dot_together(exec, parts.first(count));
+    parts = parts.subspan(count);
+  }
+}
 
 void decode_row(const Backend& backend, const Weight& w, std::int64_t row, float* out) {
   assert(w.layout == WeightLayout::plain && row >= 0 && row < w.rows);

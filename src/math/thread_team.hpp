@@ -62,6 +62,26 @@ class TeamMember {
     barrier();
   }
 
+  /// for_each, with `task(i, next)`: `next` is the task that this member takes after i, already claimed, or `tasks`.
+  template <class Task>
+  void for_each_ahead(std::int64_t tasks, Task&& task) {
+    if (count_ == 1) {
+      for (std::int64_t i = 0; i < tasks; ++i) task(i, i + 1);
+      return;
+    }
+    const std::uint64_t loop = loop_++;
+    const auto claim = [&] {
+      const std::int64_t i = internal::team_claim(*shared_, loop);
+      return i < tasks ? i : tasks;
+    };
+    for (std::int64_t i = claim(); i < tasks;) {
+      const std::int64_t next = claim();
+      task(i, next);
+      i = next;
+    }
+    barrier();
+  }
+
  private:
   friend class ThreadTeam;
   internal::TeamShared* shared_ = nullptr;

@@ -1,5 +1,6 @@
 // The feed-forward part of models with experts: routing, the experts' products, and the weighted sum.
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstring>
 
@@ -49,6 +50,45 @@ void place_slots(const std::int32_t* chosen, std::int64_t choices, std::int64_t 
   first_slot[0] = 0;
 }
 
+StackedWeight expert_in(const LayerWeights& w, std::int64_t experts, std::int64_t expert) {
+  StackedWeight in;
+  for (const Weight& piece : w.expert_in.pieces()) in.append(expert_slice(piece, experts, expert, w.expert_in_pack));
+  return in;
+}
+
+/// Slots whose experts are computed together.
+constexpr std::int64_t kFewSlots = 32;
+
+/// b.out from b.input, for at most kFewSlots slots.
+template <class T>
+void few_experts(Exec& exec, const ModelConfig& config, const LayerWeights& w, const ExpertBuffers<T>& b) {
+  const std::int64_t experts = config.experts;
+  const std::int64_t hidden = config.mlp_width;
+  std::array<ForwardPart, 2 * kFewSlots> parts;
+  std::size_t count = 0;
+  const auto for_used = [&](auto&& work) {
+    for (std::int64_t e = 0; e < experts; ++e) {
+      const RowRange slots{b.first_slot[e], b.first_slot[e + 1]};
+      if (slots.rows() > 0) work(e, slots);
+    }
+  };
+  for_used([&](std::int64_t e, RowRange slots) {
+    count += internal::stacked_parts(rows_of(b.input, slots, config.width), expert_in(w, experts, e),
+                                     internal::mutable_rows_of(b.pre, slots, 2 * hidden),
+                                     internal::offset_or_null(w.expert_in_bias, e * 2 * hidden), parts.data() + count);
+  });
+  matmul_forward_parts(exec, {parts.data(), count});
+  internal::gate(exec, config, b.pre, b.act, {0, b.first_slot[experts]});
+  count = 0;
+  for_used([&](std::int64_t e, RowRange slots) {
+    parts[count++] = {.x = rows_of(b.act, slots, hidden),
+                      .weight = expert_slice(w.expert_out, experts, e, w.expert_out_pack),
+                      .y = internal::mutable_rows_of(b.out, slots, config.width),
+                      .epilogue = {.bias = internal::offset_or_null(w.expert_out_bias, e * config.width)}};
+  });
+  matmul_forward_parts(exec, {parts.data(), count});
+}
+
 }  // namespace
 
 template <class T>
@@ -79,17 +119,21 @@ void experts_forward(Exec& exec, const ModelWeights& weights, std::int64_t layer
       std::memcpy(b.input + b.slot[i] * width, input + i / used * width, static_cast<std::size_t>(width) * sizeof(T));
     }
   });
-  for (std::int64_t e = 0; e < experts; ++e) {
-    const RowRange slots{b.first_slot[e], b.first_slot[e + 1]};
-    if (slots.rows() == 0) continue;
-    StackedWeight in;
-    for (const Weight& piece : w.expert_in.pieces()) in.append(expert_slice(piece, experts, e, w.expert_in_pack));
-    internal::stacked_forward(exec, rows_of(b.input, slots, width), in, internal::mutable_rows_of(b.pre, slots, 2 * hidden),
-                              internal::offset_or_null(w.expert_in_bias, e * 2 * hidden));
-    internal::gate(exec, config, b.pre, b.act, slots);
-    matmul_forward(exec, rows_of(b.act, slots, hidden), expert_slice(w.expert_out, experts, e, w.expert_out_pack),
-                   internal::mutable_rows_of(b.out, slots, width),
-                   {.bias = internal::offset_or_null(w.expert_out_bias, e * width)});
+  // Few choices: the products of all experts in one go, for none of them keeps the threads busy for long.
+  if (rows * used <= kFewSlots) {
+    few_experts(exec, config, w, b);
+  } else {
+    for (std::int64_t e = 0; e < experts; ++e) {
+      const RowRange slots{b.first_slot[e], b.first_slot[e + 1]};
+      if (slots.rows() == 0) continue;
+      internal::stacked_forward(exec, rows_of(b.input, slots, width), expert_in(w, experts, e),
+                                internal::mutable_rows_of(b.pre, slots, 2 * hidden),
+                                internal::offset_or_null(w.expert_in_bias, e * 2 * hidden));
+      internal::gate(exec, config, b.pre, b.act, slots);
+      matmul_forward(exec, rows_of(b.act, slots, hidden), expert_slice(w.expert_out, experts, e, w.expert_out_pack),
+                     internal::mutable_rows_of(b.out, slots, width),
+                     {.bias = internal::offset_or_null(w.expert_out_bias, e * width)});
+    }
   }
 
   // The weighted sum is added to the residual at once where nothing stands between.

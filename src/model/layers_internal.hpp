@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <type_traits>
 
 #include "math/aligned_buffer.hpp"
@@ -74,18 +75,28 @@ void split_rows(Exec& exec, RowRange range, Work&& work) {
   });
 }
 
+/// The products out [rows, w's rows] = in W^T + bias of a matrix in pieces, written to `parts`; returns how many.
+inline std::size_t stacked_parts(const ConstMatrix& in, const StackedWeight& w, const MutableMatrix& out, const float* bias,
+                                 ForwardPart* parts) {
+  std::int64_t column = 0;
+  std::size_t count = 0;
+  const std::int64_t element_bytes = out.type == ElementType::f32 ? 4 : 2;
+  for (const Weight& piece : w.pieces()) {
+    MutableMatrix columns = out;
+    columns.data = static_cast<std::byte*>(out.data) + column * element_bytes;
+    columns.cols = piece.rows;
+    parts[count++] = {.x = in, .weight = piece, .y = columns, .epilogue = {.bias = offset_or_null(bias, column)}};
+    column += piece.rows;
+  }
+  return count;
+}
+
 /// out [rows, w's rows] = in W^T + bias for a matrix in pieces.
 inline void stacked_forward(Exec& exec, const ConstMatrix& in, const StackedWeight& w, const MutableMatrix& out,
                             const float* bias) {
-  std::int64_t column = 0;
-  const std::int64_t element_bytes = out.type == ElementType::f32 ? 4 : 2;
-  for (const Weight& part : w.pieces()) {
-    MutableMatrix columns = out;
-    columns.data = static_cast<std::byte*>(out.data) + column * element_bytes;
-    columns.cols = part.rows;
-    matmul_forward(exec, in, part, columns, {.bias = offset_or_null(bias, column)});
-    column += part.rows;
-  }
+  std::array<ForwardPart, 3> parts;
+  const std::size_t count = stacked_parts(in, w, out, bias, parts.data());
+  matmul_forward_parts(exec, {parts.data(), count});
 }
 
 /// act = the gated activation of pre, rows `range` of both: pre [.., 2 mlp_width] is gate then up.
