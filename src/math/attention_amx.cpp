@@ -6,6 +6,7 @@
 
 #include "math/attention_amx_backward-inl.hpp"
 #include "math/attention_amx_forward-inl.hpp"
+#include "math/attention_decode-inl.hpp"
 
 #if HWY_STATIC_TARGET != HWY_AVX3
 #error "This file must be compiled for AVX-512 F, CD, BW, DQ, VL"
@@ -14,8 +15,8 @@
 namespace quern {
 
 const AttentionKernels* attention_kernels_amx() {
-  static constexpr AttentionKernels kKernels = {"amx", forward_task<F32Products<float>>, forward_tiles,
-                                                backward_task<F32Products<float>>, backward_tiles};
+  static constexpr AttentionKernels kKernels = {"amx", forward_f32_task, forward_tiles, backward_task<F32Products<float>>,
+                                                backward_tiles};
   return &kKernels;
 }
 

@@ -1,5 +1,5 @@
 // Attention in AVX2 and FMA.
-#include "math/attention_tasks-inl.hpp"
+#include "math/attention_decode-inl.hpp"
 
 #if HWY_STATIC_TARGET != HWY_AVX2
 #error "This file must be compiled for AVX2"
@@ -8,7 +8,7 @@
 namespace quern {
 
 const AttentionKernels* attention_kernels_avx2() {
-  static constexpr AttentionKernels kKernels = {"avx2", forward_task<F32Products<float>>, forward_task<F32Products<bf16>>,
+  static constexpr AttentionKernels kKernels = {"avx2", forward_f32_task, forward_task<F32Products<bf16>>,
                                                 backward_task<F32Products<float>>, backward_task<F32Products<bf16>>};
   return &kKernels;
 }

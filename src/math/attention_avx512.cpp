@@ -1,5 +1,5 @@
 // Attention in AVX-512. The path with VNNI takes the same kernels: bf16 dot products would halve the rate of f32 FMA.
-#include "math/attention_tasks-inl.hpp"
+#include "math/attention_decode-inl.hpp"
 
 #if HWY_STATIC_TARGET != HWY_AVX3
 #error "This file must be compiled for AVX-512 F, CD, BW, DQ, VL"
@@ -8,7 +8,7 @@
 namespace quern {
 
 const AttentionKernels* attention_kernels_avx512() {
-  static constexpr AttentionKernels kKernels = {"avx512", forward_task<F32Products<float>>, forward_task<F32Products<bf16>>,
+  static constexpr AttentionKernels kKernels = {"avx512", forward_f32_task, forward_task<F32Products<bf16>>,
                                                 backward_task<F32Products<float>>, backward_task<F32Products<bf16>>};
   return &kKernels;
 }

@@ -250,9 +250,10 @@ void KvCache::copy_last_page(Sequence& s, std::size_t group) {
   table.bases.pop_back();
   take_page(table, groups_[group]);
   auto* to = static_cast<std::byte*>(const_cast<void*>(table.bases.back()));
-  const std::size_t used = static_cast<std::size_t>(s.length % kPageTokens) * row_bytes_;
-  const std::size_t part = static_cast<std::size_t>(kPageTokens) * row_bytes_;
-  for (std::int64_t i = 0; i < groups_[group].layers * 2; ++i) {
+  const std::size_t head_bytes = row_bytes_ / static_cast<std::size_t>(kv_heads_);
+  const std::size_t used = static_cast<std::size_t>(s.length % kPageTokens) * head_bytes;
+  const std::size_t part = static_cast<std::size_t>(kPageTokens) * head_bytes;
+  for (std::int64_t i = 0; i < groups_[group].layers * 2 * kv_heads_; ++i) {
     std::memcpy(to + static_cast<std::size_t>(i) * part, from + static_cast<std::size_t>(i) * part, used);
   }
   drop_page(groups_[group], shared);
@@ -263,15 +264,22 @@ std::byte* KvCache::row(SequenceId sequence, std::int64_t layer, std::int64_t po
   Group& group = groups_[place.group];
   const std::int32_t page = slot(sequence).tables[place.group].pages[static_cast<std::size_t>(position / kPageTokens)];
   assert(page >= 0 && position < slot(sequence).length && "this position is not kept");
-  const std::int64_t row = position % kPageTokens + (value ? kPageTokens : 0);
+  const std::size_t head_bytes = row_bytes_ / static_cast<std::size_t>(kv_heads_);
   return group.memory.data() + static_cast<std::size_t>(page) * group.page_bytes + place.key_offset +
-         static_cast<std::size_t>(row) * row_bytes_;
+         (value ? static_cast<std::size_t>(kPageTokens) * row_bytes_ : 0) +
+         static_cast<std::size_t>(position % kPageTokens) * head_bytes;
 }
 
 template <class T>
 void KvCache::store(SequenceId sequence, std::int64_t layer, std::int64_t position, const T* key, const T* value) {
-  write_kv_row(type_, key, kv_heads_ * head_dim_, row(sequence, layer, position, false));
-  write_kv_row(type_, value, kv_heads_ * head_dim_, row(sequence, layer, position, true));
+  std::byte* keys = row(sequence, layer, position, false);
+  std::byte* values = row(sequence, layer, position, true);
+  const std::size_t head_bytes = row_bytes_ / static_cast<std::size_t>(kv_heads_);
+  const std::size_t stride = static_cast<std::size_t>(kPageTokens) * head_bytes;
+  for (std::int64_t head = 0; head < kv_heads_; ++head, keys += stride, values += stride) {
+    write_kv_row(type_, key + head * head_dim_, head_dim_, keys);
+    write_kv_row(type_, value + head * head_dim_, head_dim_, values);
+  }
 }
 
 template void KvCache::store<float>(SequenceId, std::int64_t, std::int64_t, const float*, const float*);
@@ -285,8 +293,8 @@ KvView KvCache::view(SequenceId sequence, std::int64_t layer) const {
           .value_pages = table.bases.data(),
           .type = type_,
           .page_tokens = kPageTokens,
-          .token_stride = kv_heads_ * head_dim_,
-          .head_stride = head_dim_,
+          .token_stride = head_dim_,
+          .head_stride = kPageTokens * head_dim_,
           .length = s.length,
           .key_offset = static_cast<std::int64_t>(place.key_offset),
           .value_offset = static_cast<std::int64_t>(place.key_offset + static_cast<std::size_t>(kPageTokens) * row_bytes_)};

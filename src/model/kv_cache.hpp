@@ -24,8 +24,9 @@ struct KvBytes {
 };
 
 /// Owns the pages. A page holds kPageTokens positions of one sequence in a group of layers: those that keep every position
-/// are one group, those of each window another with a pool of its own. Positions are absolute everywhere. In a windowed
-/// group, pages wholly before length - window - max_batch_tokens are given back as the sequence grows.
+/// are one group, those of each window another with a pool of its own. In a page each layer has its keys and then its
+/// values, [kv_heads, kPageTokens, head_dim]: what one head reads follows each other. Positions are absolute everywhere. In
+/// a windowed group, pages wholly before length - window - max_batch_tokens are given back as the sequence grows.
 ///
 /// Sequences made by fork() share pages; a page that is shared is never written: extend() first copies the last page of a
 /// sequence where that is partly filled and shared. Not thread-safe; during a forward pass several threads may store()
@@ -125,6 +126,7 @@ class KvCache {
   [[nodiscard]] static Result<Plan> plan(const ModelConfig& config, ElementType type, std::int64_t capacity_tokens,
                                          std::int64_t max_sequences, std::int64_t max_batch_tokens);
   [[nodiscard]] const Sequence& slot(SequenceId sequence) const { return sequences_[static_cast<std::size_t>(sequence)]; }
+  /// Of the first KV head; the next one's is kPageTokens heads' rows further on.
   [[nodiscard]] std::byte* row(SequenceId sequence, std::int64_t layer, std::int64_t position, bool value);
   /// Whether growing takes a copy of the last page first.
   [[nodiscard]] bool must_copy_last(const Sequence& s, std::size_t group) const;

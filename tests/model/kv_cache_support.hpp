@@ -35,7 +35,7 @@ inline std::vector<double> read_row(const KvCache& cache, KvCache::SequenceId se
   page += position % view.page_tokens * static_cast<std::int64_t>(kv_row_bytes(view.type, view.token_stride));
   for (std::int64_t head = 0; head < kv_heads; ++head) {
     const auto* from = page + kv_row_bytes(view.type, head * view.head_stride);
-    const std::vector<double> elements = reference_kv_row(view.type, from, view.head_stride);
+    const std::vector<double> elements = reference_kv_row(view.type, from, view.token_stride);
     row.insert(row.end(), elements.begin(), elements.end());
   }
   return row;
