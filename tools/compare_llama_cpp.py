@@ -6,11 +6,11 @@
 
 llama.cpp is the build inside the npm package node-llama-cpp, which picks its own kernels for this processor. A round is one
 process of `quern bench infer` and one of node, who goes first alternates; each warms up before it measures. Prefill computes
-a prompt of --prompt tokens (batches of 512 on both sides); decode then appends --decode tokens, one by one, to an empty
-context in Quern and to the prompt in llama.cpp unless --depth says where Quern begins (default: the prompt's length). Tokens
-are random for Quern; for llama.cpp the prompt is too, and decoding takes the likeliest token. A model counts with the median
-of its rounds. Shares of memory are the bytes that a decoded token reads (`weight_bytes_per_token`, keys and values) times the
-rate, over the memory bandwidth that Quern measured in the same round.
+a prompt of --prompt tokens (batches of 512 on both sides); decode then computes --decode tokens, one by one, after the prompt
+(in Quern after --depth tokens, if that is given). Prompts are random, and so are the tokens that Quern decodes; llama.cpp
+decodes the likeliest ones. KV caches are f16 on both sides. A model counts with the median of its rounds. Shares of memory
+are the bytes that a decoded token reads (matrices, keys and values) times the rate, over the memory bandwidth that Quern
+measured in the same round.
 """
 
 import argparse
@@ -77,9 +77,7 @@ def run(command, what, **settings):
 def quern_round(options, model):
     command = [*options.wrap, options.quern, "bench", "infer", model, "--json", "--rounds", "1", "--prompt",
                str(options.prompt), "--decode", str(options.decode), "--depth", str(options.depth), "--threads",
-               str(options.threads)]
-    if options.kv_type:
-        command += ["--kv-type", options.kv_type]
+               str(options.threads), "--kv-type", options.kv_type]
     return json.loads(run(command, "Quern"))
 
 
@@ -142,14 +140,17 @@ def compare(options, model):
 
 def speed(one):
     digits = 2 if one["median"] < 100 else 0
+    if len(one["rounds"]) == 1:
+        return f"{one['median']:.{digits}f}"
     return f"{one['median']:.{digits}f} [{one['min']:.{digits}f}–{one['max']:.{digits}f}]"
 
 
 def print_tables(results):
     first = results[0]
-    print(f"\n{first['threads']} threads, {first['rounds']} rounds in turns, medians [slowest–fastest]; Quern on "
-          f"{first['isa']}, llama.cpp of node-llama-cpp {first['llama_cpp']}\n")
-    print(f"| prefill {first['prompt']} | Quern tokens/s | llama.cpp tokens/s | ratio | of bf16 tiles |\n|---|---|---|---|---|")
+    print(f"\n{first['threads']} threads, {first['rounds']} round{'' if first['rounds'] == 1 else 's'} in turns, medians "
+          f"[slowest–fastest]; Quern on {first['isa']}, llama.cpp of node-llama-cpp {first['llama_cpp']}\n")
+    print(f"| prefill {first['prompt']} | Quern tokens/s | llama.cpp tokens/s | ratio | of bf16 tiles |\n"
+          "|---|---|---|---|---|")
     for one in results:
         tiles = f"{100 * one['quern_tile_share']:.1f} %" if one["quern_tile_share"] else "-"
         print(f"| {one['model']} | {speed(one['quern_prefill'])} | {speed(one['llama_cpp_prefill'])} "
@@ -172,7 +173,7 @@ def main():
     parser.add_argument("--depth", type=int, help="tokens before Quern's decoded ones; default: --prompt, as in llama.cpp")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--kv-type", help="of Quern's cache; llama.cpp's is f16")
+    parser.add_argument("--kv-type", default="f16", help="of Quern's cache; default: f16, as llama.cpp's is")
     parser.add_argument("--flash", action="store_true", help="llama.cpp's flash attention")
     parser.add_argument("--quern", default=str(ROOT / "build/release/tools/quern"), help="the program to measure")
     parser.add_argument("--node", default=shutil.which("node"), help="Node.js 20 or newer")
