@@ -226,11 +226,15 @@ class TypedDecoder final : public Decoder {
     });
     mark(WorkKind::embedding, -1);
     for (std::int64_t layer = 0; layer < c.layers; ++layer) {
-      attention_input_forward(exec, weights_, layer, buffers_, positions_.data(), all);
+      const auto store = [&](RowRange rows) {
+        for (std::int64_t row = rows.begin; row < rows.end; ++row) store_kv(layer, row);
+      };
+      attention_input_forward(
+          exec, weights_, layer, buffers_, positions_.data(), all,
+          {.context = const_cast<void*>(static_cast<const void*>(&store)),
+           .call = [](void* context, RowRange rows) { (*static_cast<const decltype(store)*>(context))(rows); }});
       mark(WorkKind::attention_input, layer);
       observe(MatrixInput::qkv, layer, buffers_.norm1_out, rows_, c.width);
-      exec.member.for_each(rows_, [&](std::int64_t row) { store_kv(layer, row); });
-      mark(WorkKind::kv_store, layer);
       attention_forward<T>(exec, shapes_[static_cast<std::size_t>(layer)],
                            {sequences_.data() + layer * limits_.sequences, static_cast<std::size_t>(batch_size_)},
                            {buffers_.qkv, c.qkv_width()}, {buffers_.attention, c.query_width()}, nullptr, {});

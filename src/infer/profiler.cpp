@@ -21,8 +21,6 @@ std::string_view to_word(WorkKind kind) {
       return "embedding";
     case WorkKind::attention_input:
       return "attention input";
-    case WorkKind::kv_store:
-      return "KV store";
     case WorkKind::attention:
       return "attention";
     case WorkKind::attention_output:

@@ -15,14 +15,13 @@ namespace quern {
 /// Parts of a forward pass.
 enum class WorkKind : std::uint8_t {
   embedding,
-  attention_input,  ///< norm, q, k and v, RoPE
-  kv_store,         ///< keys and values into the cache
+  attention_input,  ///< norm, q, k and v, RoPE, keys and values into the cache
   attention,
   attention_output,  ///< output projection and residual
   feed_forward,      ///< dense or experts, its norms and residual
   head               ///< final norm and logits
 };
-inline constexpr int kWorkKinds = 7;
+inline constexpr int kWorkKinds = 6;
 [[nodiscard]] std::string_view to_word(WorkKind kind);
 
 /// Prefill: some sequence gets more than one token. Decode: none does.

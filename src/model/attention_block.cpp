@@ -19,19 +19,23 @@ using internal::SplitScratch;
 
 template <class T>
 void attention_input_forward(Exec& exec, const ModelWeights& weights, std::int64_t layer, const BlockBuffers<T>& buffers,
-                             const std::int32_t* positions, RowRange range) {
+                             const std::int32_t* positions, RowRange range, const RowsReady& ready) {
   const ModelConfig& config = weights.config;
   const LayerWeights& w = weights.layers[static_cast<std::size_t>(layer)];
-  internal::norm_forward(exec, config, w.norm1, w.norm1_bias, buffers.x_in, buffers.norm1_out, buffers.norm1_mean,
-                         buffers.norm1_rstd, range);
+  SplitScratch scratch(exec,
+                       exec.member.count() > 1
+                           ? static_cast<std::size_t>(std::min(range.rows(), internal::kOwnRows) * config.width) * sizeof(T)
+                           : 0);
+  const ConstMatrix input =
+      internal::normed_rows(exec, config, w.norm1, w.norm1_bias, buffers.x_in, buffers.norm1_out, buffers.norm1_mean,
+                            buffers.norm1_rstd, range, reinterpret_cast<T*>(scratch.own));
   mark(exec, Operation::norm, StepPhase::forward, layer, moved_cost(range.rows() * config.width, 4 + sizeof(T)));
   const std::int64_t qkv_width = config.qkv_width();
-  internal::stacked_forward(exec, rows_of(buffers.norm1_out, range, config.width), w.qkv,
-                            mutable_rows_of(buffers.qkv, range, qkv_width), w.qkv_bias);
+  internal::stacked_forward(scratch.inner, input, w.qkv, mutable_rows_of(buffers.qkv, range, qkv_width), w.qkv_bias);
   mark(exec, Operation::qkv_product, StepPhase::forward, layer,
        product_cost(range.rows(), qkv_width, config.width, sizeof(T), sizeof(T)));
 
-  if (!config.qk_norm && config.position != PositionKind::rope) return;
+  if (!config.qk_norm && config.position != PositionKind::rope && ready.call == nullptr) return;
   const ElementwiseKernelsFor<T>& kernels = kernels_for<T>(exec);
   const std::int64_t head_dim = config.head_dim;
   const std::int64_t rotated_heads = config.heads + config.kv_heads;  // a row holds q heads, then k heads, then v heads
@@ -55,6 +59,7 @@ void attention_input_forward(Exec& exec, const ModelWeights& weights, std::int64
       kernels.rope(buffers.qkv + rows.begin * qkv_width, qkv_width, head_dim, rows.rows(), rotated_heads, config.rotated(),
                    config.rope_pairing, weights.rope_of(layer), positions + rows.begin, false);
     }
+    if (ready.call != nullptr) ready.call(ready.context, rows);
   });
   mark(exec, Operation::qk_norm_rope, StepPhase::forward, layer,
        moved_cost(range.rows() * rotated_heads * head_dim, 2 * sizeof(T)));
@@ -178,7 +183,7 @@ void attention_input_backward(Exec& exec, const ModelWeights& weights, std::int6
 
 #define QUERN_INSTANTIATE(T)                                                                                         \
   template void attention_input_forward<T>(Exec&, const ModelWeights&, std::int64_t, const BlockBuffers<T>&,         \
-                                           const std::int32_t*, RowRange);                                           \
+                                           const std::int32_t*, RowRange, const RowsReady&);                         \
   template void attention_output_forward<T>(Exec&, const ModelWeights&, std::int64_t, const BlockBuffers<T>&,        \
                                             const BlockDropout&, RowRange);                                          \
   template void attention_output_backward<T>(Exec&, const ModelWeights&, std::int64_t, const BlockBuffers<T>&,       \

@@ -105,20 +105,27 @@ void experts_forward(Exec& exec, const ModelWeights& weights, std::int64_t layer
 
   matmul_forward(exec, rows_of(buffers.norm2_out, range, width), w.router,
                  {b.router_logits, ElementType::f32, rows, experts, experts}, {.bias = w.router_bias});
-  split_rows(exec, {0, rows}, [&](RowRange piece) {
+  const auto* input = buffers.norm2_out + range.begin * width;
+  const auto choose = [&](RowRange piece) {
     for (std::int64_t row = piece.begin; row < piece.end; ++row) {
       choose_experts(b.router_logits + row * experts, experts, used, b.chosen + row * used, b.chosen_weight + row * used);
     }
-  });
-  if (exec.member.index() == 0) place_slots(b.chosen, rows * used, experts, b.first_slot, b.slot);
-  exec.member.barrier();
-
-  const auto* input = buffers.norm2_out + range.begin * width;
-  split_rows(exec, {0, rows}, [&](RowRange piece) {
+  };
+  const auto gather = [&](RowRange piece) {
     for (std::int64_t i = piece.begin * used; i < piece.end * used; ++i) {
       std::memcpy(b.input + b.slot[i] * width, input + i / used * width, static_cast<std::size_t>(width) * sizeof(T));
     }
-  });
+  };
+  const bool few = rows <= internal::kOwnRows;  // one member does it while the others wait once
+  if (!few) split_rows(exec, {0, rows}, choose);
+  if (exec.member.index() == 0) {
+    if (few) choose({0, rows});
+    place_slots(b.chosen, rows * used, experts, b.first_slot, b.slot);
+    if (few) gather({0, rows});
+  }
+  exec.member.barrier();
+  if (!few) split_rows(exec, {0, rows}, gather);
+
   // Few choices: the products of all experts in one go, for none of them keeps the threads busy for long.
   if (rows * used <= kFewSlots) {
     few_experts(exec, config, w, b);

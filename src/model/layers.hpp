@@ -114,10 +114,17 @@ struct BlockDropout {
 [[nodiscard]] std::size_t block_scratch_bytes(const Backend& backend, const ModelConfig& config, std::int64_t rows,
                                               bool training);
 
-/// norm1, QKV projection, QK norm and RoPE of `range`: fills norm1_out and qkv. `positions` are all rows' positions.
+/// Called with rows that are complete, by whichever thread completed them; null: nobody.
+struct RowsReady {
+  void* context = nullptr;
+  void (*call)(void* context, RowRange rows) = nullptr;
+};
+
+/// norm1, QKV projection, QK norm and RoPE of `range`: fills norm1_out and qkv. `positions` are all rows' positions. `ready`
+/// learns which rows of qkv are complete, before any thread goes on.
 template <class T>
 void attention_input_forward(Exec& exec, const ModelWeights& weights, std::int64_t layer, const BlockBuffers<T>& buffers,
-                             const std::int32_t* positions, RowRange range);
+                             const std::int32_t* positions, RowRange range, const RowsReady& ready = {});
 
 /// Output projection and residual: x_mid from attention and x_in.
 template <class T>

@@ -182,7 +182,31 @@ template <class T>
 void norm_forward(Exec& exec, const ModelConfig& config, const float* weight, const float* bias, const float* x, T* out,
                   float* mean, float* rstd, RowRange range);
 
-/// Its backward: dy [range.rows, width] f32, contiguous; residual (+=) of rows `range`; sums dweight, dbias (+=).
+/// Rows of which every member of a team computes element-wise work for itself rather than wait for the others.
+inline constexpr std::int64_t kOwnRows = 4;
+
+/// Whether the members each compute what a product reads, when nobody keeps it for a backward pass.
+[[nodiscard]] inline bool computes_own(const Exec& exec, RowRange range) {
+  return exec.member.count() > 1 && range.begin == 0 && range.rows() <= kOwnRows;
+}
+
+/// The norm of rows `range` as the operand of a product: in `out`, or in each member's `own` memory (the first member's is
+/// `out`) where computes_own() says so and no statistics are kept.
+template <class T>
+[[nodiscard]] ConstMatrix normed_rows(Exec& exec, const ModelConfig& config, const float* weight, const float* bias,
+                                      const float* x, T* out, float* mean, float* rstd, RowRange range, T* own) {
+  if (rstd != nullptr || !computes_own(exec, range)) {
+    norm_forward(exec, config, weight, bias, x, out, mean, rstd, range);
+    return rows_of<T>(out, range, config.width);
+  }
+  TeamMember alone = exec.member.alone();
+  Exec serial{alone, exec.backend, {}};
+  T* const to = exec.member.index() == 0 ? out : own;
+  norm_forward<T>(serial, config, weight, bias, x, to, nullptr, nullptr, range);
+  return rows_of<T>(to, range, config.width);
+}
+
+/// norm_forward's backward: dy [range.rows, width] f32, contiguous; residual (+=) of rows `range`; sums dweight, dbias (+=).
 void norm_backward(const Exec& exec, const ModelConfig& config, const float* weight, const float* dy, const float* x,
                    const float* mean, const float* rstd, float* residual, float* dweight, float* dbias, RowRange range);
 

@@ -19,26 +19,33 @@ void mlp_forward(Exec& exec, const ModelWeights& weights, std::int64_t layer, co
   const LayerWeights& w = weights.layers[static_cast<std::size_t>(layer)];
   const std::int64_t width = config.width;
   const std::int64_t hidden = config.mlp_width;
-  internal::norm_forward(exec, config, w.norm2, w.norm2_bias, buffers.x_mid, buffers.norm2_out, buffers.norm2_mean,
-                         buffers.norm2_rstd, range);
+  // Scratch holds what a member computes for itself: the norm, and when that is used up, the activations; in training,
+  // activations that nobody keeps. Row 0 first.
+  const bool keeps = buffers.mlp_act != nullptr;
+  const bool own = buffers.norm2_rstd == nullptr && internal::computes_own(exec, range);
+  const std::int64_t own_width = own ? std::max(width, config.experts > 0 ? 0 : hidden) : (keeps ? 0 : hidden);
+  SplitScratch scratch(exec, static_cast<std::size_t>(range.rows() * own_width) * sizeof(T));
+  T* const own_rows = reinterpret_cast<T*>(scratch.own);
+  const ConstMatrix input = internal::normed_rows(exec, config, w.norm2, w.norm2_bias, buffers.x_mid, buffers.norm2_out,
+                                                  buffers.norm2_mean, buffers.norm2_rstd, range, own_rows);
   mark(exec, Operation::norm, StepPhase::forward, layer, moved_cost(range.rows() * width, 4 + sizeof(T)));
   if (config.experts > 0) {
+    if (own) exec.member.barrier();
     experts_forward(exec, weights, layer, buffers, dropout, range);
     return;
   }
-  // Activations that nobody keeps lie in scratch, row 0 first.
-  const bool keeps = buffers.mlp_act != nullptr;
-  SplitScratch scratch(exec, keeps ? 0 : static_cast<std::size_t>(range.rows() * hidden) * sizeof(T));
-  T* act = keeps ? buffers.mlp_act + range.begin * hidden : reinterpret_cast<T*>(scratch.own);
+  const bool own_act = own && config.gated();
+  T* act = keeps && !(own_act && exec.member.index() > 0) ? buffers.mlp_act + range.begin * hidden : own_rows;
   const MutableMatrix act_rows = mutable_rows_of(act, {0, range.rows()}, hidden);
   const ConstMatrix act_input = rows_of(act, {0, range.rows()}, hidden);
-  const ConstMatrix input = rows_of(buffers.norm2_out, range, width);
   if (config.gated()) {
     internal::stacked_forward(scratch.inner, input, w.mlp_in, mutable_rows_of(buffers.mlp_pre, range, 2 * hidden),
                               w.mlp_in_bias);
     mark(exec, Operation::mlp_in_product, StepPhase::forward, layer,
          product_cost(range.rows(), 2 * hidden, width, sizeof(T), sizeof(T)));
-    internal::gate(exec, config, buffers.mlp_pre + range.begin * 2 * hidden, act, {0, range.rows()});
+    TeamMember alone = exec.member.alone();
+    Exec serial{alone, exec.backend, {}};
+    internal::gate(own_act ? serial : exec, config, buffers.mlp_pre + range.begin * 2 * hidden, act, {0, range.rows()});
     mark(exec, Operation::activation, StepPhase::forward, layer, moved_cost(range.rows() * hidden, 3 * sizeof(T)));
   } else {
     matmul_forward(scratch.inner, input, w.mlp_in.whole(), act_rows,

@@ -63,6 +63,34 @@ TYPED_TEST(AttentionFormats, EqualACacheOfTheSameNumbers) {
   }
 }
 
+// Few rows take a path of their own: all groups of heads around its limits, over several blocks, with and without a window.
+TYPED_TEST(AttentionFormats, FewRowsHaveTheBitsOfMany) {
+  for (const std::int64_t group : {1, 2, 3, 7, 8, 9}) {
+    for (const std::int64_t head_dim : {32, 96, 160}) {
+      AttentionShape shape = shape_of(group, 1, head_dim);
+      if (group % 2 == 1) shape.window = 100;
+      const Problem<TypeParam> s(shape, 300, static_cast<std::uint32_t>(group));
+      for (const ElementType type : {ElementType::f16, ElementType::q8_0}) {
+        const Pages<TypeParam> pages(s, type, 64);
+        for (const KernelTable& table : attention_tables()) {
+          SCOPED_TRACE(std::string(table.attention->name) + " " + std::string(kv_type_name(type)) + " group " +
+                       std::to_string(group) + " head_dim " + std::to_string(head_dim));
+          const Output<TypeParam> many = run_rows(table, s, pages, 200, 100);
+          for (const std::int64_t rows : {1, 2, 4}) {
+            const Output<TypeParam> few = run_rows(table, s, pages, 255, rows);
+            EXPECT_EQ(0, std::memcmp(few.out.data(), many.out.data() + 55 * s.q_width(),
+                                     static_cast<std::size_t>(rows * s.q_width()) * sizeof(TypeParam)))
+                << rows << " rows";
+            for (std::int64_t i = 0; i < rows * shape.heads; ++i) {
+              ASSERT_EQ(few.lse[static_cast<std::size_t>(i)], many.lse[static_cast<std::size_t>(55 * shape.heads + i)]);
+            }
+          }
+        }
+      }
+    }
+  }
+}
+
 // What a format costs: outputs are means of values and scores weigh them, so with unit normal keys, values and queries the
 // mean error stays near the format's own. q8_0: 2^-8 of a block's largest element (below 4); q4_0: 2^-3 of it.
 TYPED_TEST(AttentionFormats, StayCloseToExactKeysAndValues) {

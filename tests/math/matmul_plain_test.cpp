@@ -224,6 +224,49 @@ TEST(MatmulPlain, ARowAloneHasTheBitsOfTheBatch) {
   }
 }
 
+// Products computed together, some of the same rows, some of others, some that have no dot products.
+TEST(MatmulPlain, PartsHaveTheBitsOfProductsAlone) {
+  for (const Path& path : paths()) {
+    for (const std::int64_t m : {1, 3, 20}) {
+      std::mt19937 random(static_cast<std::uint32_t>(m));
+      Matrix x(ElementType::f32, m, 512, 5);
+      x.fill(random);
+      Matrix other(ElementType::f32, 2, 256, 0);
+      other.fill(random);
+      const FileWeight a(ElementType::q4_k, 70, 512, random);
+      const FileWeight b(ElementType::q8_0, 33, 512, random);
+      const FileWeight c(ElementType::iq3_s, 40, 512, random);
+      const FileWeight d(ElementType::bf16, 50, 512, random);
+      const FileWeight e(ElementType::mxfp4, 17, 256, random);
+      const std::vector<float> bias = random_floats(70, random);
+      const FileWeight* weights[] = {&a, &b, &c, &d, &e, &a};
+      const Matrix* inputs[] = {&x, &x, &x, &x, &other, &x};
+      std::vector<Matrix> together;
+      for (int i = 0; i < 6; ++i) together.emplace_back(ElementType::f32, inputs[i]->rows, weights[i]->rows, 3);
+      run_tight(2, path.backend, m, 512, [&](Exec& exec) {
+        std::vector<ForwardPart> parts;
+        for (std::size_t i = 0; i < 6; ++i) {
+          parts.push_back({.x = inputs[i]->view(),
+                           .weight = weights[i]->view(WeightPrecision::fast),
+                           .y = together[i].out(),
+                           .epilogue = {.bias = i == 0 ? bias.data() : nullptr}});
+        }
+        matmul_forward_parts(exec, parts);
+      });
+      for (std::size_t i = 0; i < 6; ++i) {
+        SCOPED_TRACE(describe(path, weights[i]->type, inputs[i]->rows, weights[i]->rows, weights[i]->cols));
+        Matrix alone(ElementType::f32, inputs[i]->rows, weights[i]->rows, 3);
+        run_tight(1, path.backend, m, 512, [&](Exec& exec) {
+          matmul_forward(exec, inputs[i]->view(), weights[i]->view(WeightPrecision::fast), alone.out(),
+                         {.bias = i == 0 ? bias.data() : nullptr});
+        });
+        together[i].expect_padding_untouched();
+        expect_same_bits(together[i], alone);
+      }
+    }
+  }
+}
+
 TEST(MatmulPlain, ThreadsDoNotChangeBits) {
   for (const Path& path : paths(false)) {
     for (const ElementType type : {ElementType::q5_0, ElementType::q5_k, ElementType::bf16, ElementType::iq3_xxs}) {

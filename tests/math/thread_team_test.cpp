@@ -70,6 +70,28 @@ TEST(ThreadTeam, ForEachRunsEveryTaskOnceAndWaits) {
 
 /// Short loops right after one another, more of them than the loop number's 16 bits: a fast member starts the next loop
 /// while slow ones still leave the last one's barrier. A lost or doubled claim changes a sum.
+TEST(ThreadTeam, ForEachAheadRunsEveryTaskOnceAndKnowsTheNext) {
+  for (const int threads : {1, 2, 5}) {
+    ThreadTeam team(threads);
+    for (const std::int64_t tasks : {0, 1, 2, 7, 100}) {
+      std::vector<std::atomic<int>> runs(static_cast<std::size_t>(tasks));
+      std::atomic<int> surprises{0};
+      team.run([&](TeamMember& member) {
+        std::int64_t expected = -1;
+        member.for_each_ahead(tasks, [&](std::int64_t i, std::int64_t next) {
+          ++runs[static_cast<std::size_t>(i)];
+          if (expected >= 0 && i != expected) ++surprises;
+          if (next <= i || next > tasks) ++surprises;
+          expected = next;
+        });
+        if (expected >= 0 && expected != tasks) ++surprises;
+      });
+      for (const std::atomic<int>& count : runs) ASSERT_EQ(count, 1) << threads << " threads, " << tasks << " tasks";
+      ASSERT_EQ(surprises, 0) << threads << " threads, " << tasks << " tasks";
+    }
+  }
+}
+
 TEST(ThreadTeam, LoopsInARowNeverShareClaims) {
   ThreadTeam team(2);
   constexpr std::int64_t kLoops = 70000;
