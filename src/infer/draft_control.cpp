@@ -14,8 +14,8 @@ namespace {
 constexpr double kMargin = 1.04;
 // Of each step's time, for the account.
 constexpr double kAllowance = 0.01;
-// The account in steps of one token: at first, and at most.
-constexpr double kFirstSteps = 0.5, kMostSteps = 2.0;
+// The account in steps of one token, at most.
+constexpr double kMostSteps = 2.0;
 
 }  // namespace
 
@@ -64,7 +64,7 @@ void DraftControl::choose(std::span<const std::span<const DraftToken>> offers, s
 
 std::int64_t DraftControl::plan(const Drafter& drafter, double seconds_behind, std::int64_t most) const {
   const double one = cost_.seconds(1);
-  if (one <= 0.0 || account_ <= 0.0 || account_ < seconds_behind) return 0;
+  if (one <= 0.0 || account_ <= 0.0) return 0;
   most = std::min(most, row_limit() - 1);
   double expected = 1.0, chance = 1.0, best_rate = kMargin / one;
   std::int64_t best = 0;
@@ -76,8 +76,8 @@ std::int64_t DraftControl::plan(const Drafter& drafter, double seconds_behind, s
     best_rate = rate;
     best = n;
   }
-  const bool full = account_ >= kMostSteps * one;
-  return best == 0 && full ? std::min<std::int64_t>(most, 2) : best;
+  const bool affordable = account_ >= kMostSteps * one && account_ > seconds_behind;
+  return best == 0 && affordable ? std::min<std::int64_t>(most, 2) : best;
 }
 
 bool DraftControl::go_on(const Drafter& drafter, std::span<const DraftToken> so_far, std::int64_t most) const {
@@ -102,7 +102,7 @@ void DraftControl::observe(std::int64_t sequences, std::int64_t rows, std::int64
   if (drafted > 0) cost_.observe(rows, step_seconds, true);
   if (plain <= 0.0) return;
   const double one = cost_.seconds(1);
-  if (!opened_) account_ = kFirstSteps * one;
+  if (!opened_) account_ = first_steps_ * one;
   opened_ = true;
   account_ += kAllowance * std::min(step_seconds, 2.0 * plain);
   account_ -= draft_seconds;

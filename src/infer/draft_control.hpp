@@ -20,15 +20,17 @@ namespace quern {
 /// cost no more than about 1 % of the time, beyond the account's small stock and the last step that empties it.
 class DraftControl {
  public:
-  /// `most_rows`: tokens of one step at most, proposals included.
-  explicit DraftControl(std::int64_t most_rows) : most_rows_(most_rows) {}
+  /// `most_rows`: tokens of one step at most, proposals included. `first_steps`: what the account has at first, in steps of
+  /// one token.
+  explicit DraftControl(std::int64_t most_rows, double first_steps = 0.5)
+      : most_rows_(most_rows), first_steps_(first_steps) {}
 
   /// For proposals that cost nothing, one a text: fills `taken` with how many of each to check, from its beginning.
   void choose(std::span<const std::span<const DraftToken>> offers, std::span<std::int64_t> taken) const;
 
   /// For one text and proposals that take seconds_per_token each: how many to make, going by the usual chance; 0: none.
-  /// `seconds_behind`: see Drafter. Now and then, where the account allows, proposals that would not pay are asked for all
-  /// the same, to learn whether their chance has changed.
+  /// Now and then, where the account has enough for it and for catching up (`seconds_behind`, see Drafter), proposals that
+  /// would not pay are asked for all the same, to learn whether their chance has changed.
   [[nodiscard]] std::int64_t plan(const Drafter& drafter, double seconds_behind, std::int64_t most) const;
   /// Whether to make one more, now that the chances of those so far are known.
   [[nodiscard]] bool go_on(const Drafter& drafter, std::span<const DraftToken> so_far, std::int64_t most) const;
@@ -48,6 +50,7 @@ class DraftControl {
   [[nodiscard]] std::int64_t row_limit() const;
 
   std::int64_t most_rows_;
+  double first_steps_;
   StepCost cost_;
   double account_ = 0.0;
   bool opened_ = false;

@@ -12,13 +12,19 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
+// What DraftControl may lose at first, in steps of one token. A draft model is there because somebody asked for it.
+constexpr double kLookupStock = 0.5, kDraftModelStock = 2.0;
+
 double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
 }  // namespace
 
 Speculation::Speculation(const SpeculationOptions& options, std::int64_t rows, std::int64_t vocab,
                          std::int64_t context_tokens)
-    : options_(options), vocab_(vocab), context_tokens_(context_tokens), control_(std::min(rows, kExactRows)) {}
+    : options_(options),
+      vocab_(vocab),
+      context_tokens_(context_tokens),
+      control_(std::min(rows, kExactRows), options.source == DraftSource::model ? kDraftModelStock : kLookupStock) {}
 
 Drafter* Speculation::drafter(const Text& text) {
   if (const auto found = drafters_.find(text.request); found != drafters_.end()) return found->second.get();
