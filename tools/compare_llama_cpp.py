@@ -8,8 +8,8 @@ llama.cpp is the build inside the npm package node-llama-cpp, which picks its ow
 process of `quern bench infer` and one of node, who goes first alternates; each warms up before it measures. Prefill computes
 a prompt of --prompt tokens (batches of 512 on both sides); decode then computes --decode tokens, one by one, after that
 prompt (in Quern after --depth tokens, if that is given). Prompts are random, and so are the tokens that Quern decodes;
-llama.cpp decodes the likeliest ones. KV caches are f16 on both sides. A model counts with the median of its rounds. Shares of
-memory are the bytes that a decoded token reads (matrices, keys and values) times the rate, over the memory bandwidth that
+llama.cpp decodes the likeliest ones. KV caches are f16 on both sides. A model counts with the median of its rounds. Shares
+of memory are the bytes that a decoded token reads (matrices, keys and values) times the rate, over the memory bandwidth that
 Quern measured in the same round.
 """
 
