@@ -112,6 +112,13 @@ void narrow_rows(const MatmulKernels& matmul, const MatmulBlock& source, std::in
   }
 }
 
+/// Part of a packed weight: k elements of `panels` panels, the first of which starts at `panel`.
+struct NextPanels {
+  const std::byte* panel = nullptr;
+  std::int64_t panels = 0;
+  std::int64_t k = 0;
+};
+
 /// C [rows, cols] = epilogue(A [rows, k] B) with the kernels of `compute`. A of f32 is narrowed where they read bf16.
 void product(Exec& exec, ComputeType compute, const ConstMatrix& a, const RightSide& b, const MutableMatrix& out,
              const Epilogue& epilogue) {
@@ -120,16 +127,20 @@ void product(Exec& exec, ComputeType compute, const ConstMatrix& a, const RightS
   const std::int64_t k_total = a.cols;
   // A plain weight's pieces of the reduction are whole blocks.
   const bool plain = b.weight->layout == WeightLayout::plain;
-  const std::int64_t depth_unit = plain && b.transposed ? block_format(b.weight->type).block_elements : 1;
-  const Blocking blocking =
-      internal::choose_blocking(kernels, out.rows, out.cols, k_total, depth_unit, exec.member.count() > 1);
   const std::int64_t panel_cols = kernels.panel_cols;
   const std::int64_t bytes = operand_bytes(kernels.operand);
-  const std::int64_t block_cols = blocking.panels_per_block * panel_cols;
   const std::int64_t a_bytes = operand_bytes(a.type);
   const std::int64_t out_bytes = operand_bytes(out.type);
   const bool converts = a.type != kernels.operand;
   const bool narrows = a.type == ElementType::f32 && kernels.operand == ElementType::bf16;
+  const bool copies = converts || worth_copying(kernels, a, ceil_divide(out.cols, panel_cols));
+  const Blocking blocking =
+      internal::choose_blocking(kernels, out.rows, out.cols, k_total,
+                                {.depth_unit = plain && b.transposed ? block_format(b.weight->type).block_elements : 1,
+                                 .packed_b = !plain,
+                                 .copied_a = copies},
+                                exec.member.count() > 1);
+  const std::int64_t block_cols = blocking.panels_per_block * panel_cols;
 
   ScratchCutter scratch(exec.scratch);
   const bool keeps_sums = blocking.depths > 1;
@@ -147,6 +158,17 @@ void product(Exec& exec, ComputeType compute, const ConstMatrix& a, const RightS
   const bool in_place = finish.trivial();
   const std::int64_t padded_k = round_up(k_total, kernels.step);
 
+  // What this thread reads after a piece of a task, as far as it can know: threads take about as many tasks in turns.
+  const auto next_panels = [&](std::int64_t task, std::int64_t piece) -> NextPanels {
+    const std::int64_t next_task = piece + 1 < blocking.depths ? task : task + exec.member.count();
+    if (next_task >= blocking.tasks()) return {};
+    const std::int64_t next_k0 = piece + 1 < blocking.depths ? (piece + 1) * blocking.depth : 0;
+    const std::int64_t first = next_task / blocking.row_blocks * blocking.panels_per_block;
+    return {.panel = at(b.pack(), (first * padded_k + next_k0) * panel_cols * bytes),
+            .panels = std::min(blocking.panels_per_block, ceil_divide(out.cols, panel_cols) - first),
+            .k = std::min(blocking.depth, k_total - next_k0)};
+  };
+
   exec.member.for_each(blocking.tasks(), [&](std::int64_t task) {
     const std::int64_t row_begin = (task % blocking.row_blocks) * blocking.tiles_per_block * kernels.tile_rows;
     const std::int64_t row_end = std::min(out.rows, row_begin + blocking.tiles_per_block * kernels.tile_rows);
@@ -154,7 +176,6 @@ void product(Exec& exec, ComputeType compute, const ConstMatrix& a, const RightS
     const std::int64_t col_end = std::min(out.cols, col_begin + block_cols);
     const std::int64_t panels = ceil_divide(col_end - col_begin, panel_cols);
     const std::int64_t row_tiles = ceil_divide(row_end - row_begin, kernels.tile_rows);
-    const bool copies = converts || worth_copying(kernels, a, panels);
     matmul.begin();
     for (std::int64_t piece = 0; piece < blocking.depths; ++piece) {
       const std::int64_t k0 = piece * blocking.depth;
@@ -174,6 +195,8 @@ void product(Exec& exec, ComputeType compute, const ConstMatrix& a, const RightS
         panel_bytes = padded_k * panel_cols * bytes;
         panel = at(b.pack(), (col_begin / panel_cols) * panel_bytes + k0 * panel_cols * bytes);
       }
+      // (With one tile of rows there is no pass that memory would otherwise rest in.)
+      const NextPanels next = plain || row_tiles < 2 ? NextPanels{} : next_panels(task, piece);
       for (std::int64_t row = row_begin; row < row_end; row += kernels.tile_rows) {
         MatmulTile tile{.steps = steps, .rows = std::min(kernels.tile_rows, row_end - row), .add = piece > 0};
         const void* a_rows = at(a.data, (row * a.row_stride + k0) * a_bytes);
@@ -214,17 +237,18 @@ void product(Exec& exec, ComputeType compute, const ConstMatrix& a, const RightS
             };
             tile.fetch_a = internal::fetch_columns(at(a_rows, tile.rows * a.row_stride * a_bytes), a.row_stride * a_bytes,
                                                    next_rows, k * a_bytes, p, panels);
-            if (!plain && piece + 1 < blocking.depths) {
-              tile.fetch_b = internal::fetch_run(at(tile.b, blocking.depth * panel_cols * bytes),
-                                                 std::min(blocking.depth, k_total - k0 - k) * panel_cols * bytes,
-                                                 (row - row_begin) / kernels.tile_rows, row_tiles);
-            }
             if (in_place || piece + 1 == blocking.depths) {
               tile.fetch_c = p + 1 < panels ? out_tile(row, col + panel_cols, tile.rows)
                                             : out_tile(row + tile.rows, col_begin, next_rows);
             }
           }
           if (kernels.finishes_rows && piece + 1 == blocking.depths) tile.fetch_c = finish.reads(row, tile.rows, col, cols);
+          if (p < next.panels) {
+            tile.fetch_b = internal::fetch_run(at(next.panel, p * panel_bytes), next.k * panel_cols * bytes,
+                                               (row - row_begin) / kernels.tile_rows, row_tiles);
+          } else {
+            tile.fetch_b = {};
+          }
           kernels.tile(tile);
           if (!direct && !kernels.finishes_rows && piece + 1 == blocking.depths) {
             finish(tile.c, tile.c_stride, row, tile.rows, col, cols);

@@ -99,11 +99,13 @@ void tile_2x2(const MatmulTile& t) {
   const std::int64_t a_step_bytes = t.a_step_stride * 2;
   const char* a = static_cast<const char*>(t.a);
   const char* b = static_cast<const char*>(t.b);
-  Fetcher fetcher(t.fetch_c, t.steps);
+  Fetcher stored(t.fetch_c, t.steps);
+  Fetcher next_b(t.fetch_b, t.steps);
   for (std::int64_t s = 0; s < t.steps; ++s) {
     const char* ahead = b + kAhead * kBStepBytes;
     _tile_loadd(6, b, kBRowBytes);
-    fetcher.step();
+    stored.step();
+    next_b.step();
     prefetch_lines(ahead);
     _tile_loadd(4, a, a_bytes);
     _tile_dpbf16ps(0, 4, 6);
@@ -302,6 +304,7 @@ constexpr MatmulKernels make_kernels() {
   p.tile = amx_tile;
   p.finishes_rows = true;
   p.max_depth = 256;
+  p.max_fetched_b_bytes = 128 * 1024;
   p.max_gradient_depth = 320;
   p.pack_a = pack_a;
   p.tiles_per_pack = kAmxTilesPerPack;

@@ -16,15 +16,18 @@ void choose_depth(const ProductKernels& kernels, std::int64_t k, std::int64_t mo
 }  // namespace
 
 Blocking choose_blocking(const ProductKernels& kernels, std::int64_t rows, std::int64_t cols, std::int64_t k,
-                         std::int64_t depth_unit, bool shared) {
+                         const OperandPlaces& places, bool shared) {
   Blocking b;
   if (rows <= 0 || cols <= 0) return b;
-  choose_depth(kernels, k, k <= kernels.max_whole_depth ? kernels.max_whole_depth : kernels.max_depth, depth_unit, b);
+  choose_depth(kernels, k, k <= kernels.max_whole_depth ? kernels.max_whole_depth : kernels.max_depth, places.depth_unit, b);
   const std::int64_t tiles = ceil_divide(rows, kernels.tile_rows);
   const std::int64_t panels = ceil_divide(cols, kernels.panel_cols);
   const std::int64_t panel_bytes = b.depth * kernels.panel_cols * operand_bytes(kernels.operand);
   std::int64_t most_tiles = std::max<std::int64_t>(1, kMaxRows / kernels.tile_rows);
-  std::int64_t most_panels = std::max<std::int64_t>(1, kernels.max_b_bytes / panel_bytes);
+  const bool fetched = places.packed_b && kernels.max_fetched_b_bytes > 0;
+  const std::int64_t most_bytes = fetched ? kernels.max_fetched_b_bytes : kernels.max_b_bytes;
+  std::int64_t most_panels = std::max<std::int64_t>(1, most_bytes / panel_bytes);
+  if (fetched && places.copied_a) most_panels = std::max(most_panels, kMinPanelsPerCopy);
   if (kernels.finishes_rows) {
     most_panels = std::min(most_panels, kMaxSumBytes / (kernels.tile_rows * 4 * kernels.panel_cols));
   }

@@ -15,6 +15,8 @@ inline constexpr std::int64_t kMaxGradientDepth = 512;
 inline constexpr std::int64_t kMaxSumBytes = 512 * 1024;
 /// The same for dW, where panels are packed again for each strip of sums.
 inline constexpr std::int64_t kMaxGradientBytes = 1280 * 1024;
+/// Fewest panels of a block where tiles of A are copied for each. Re-measure with matmul_bench.
+inline constexpr std::int64_t kMinPanelsPerCopy = 12;
 /// Most rows per task: B is then read from memory once per 256 rows.
 inline constexpr std::int64_t kMaxRows = 256;
 /// Tasks smaller than this many multiply-adds (counting at least 16 rows, for rows are padded or memory-bound below) are not
@@ -33,11 +35,17 @@ struct Blocking {
   [[nodiscard]] std::int64_t tasks() const { return row_blocks * col_blocks; }
 };
 
-/// y = x W^T and dx = dy W: C [rows, cols] over a reduction of length k. Pieces of the reduction start at multiples of
-/// `depth_unit` (a power of two up to max_depth). `shared`: more than one thread takes tasks, so there must be enough of
-/// them (how a product is cut into tasks changes no bit).
+/// How a product's operands lie.
+struct OperandPlaces {
+  std::int64_t depth_unit = 1;  ///< pieces of the reduction start at its multiples (a power of two up to max_depth)
+  bool packed_b = true;         ///< panels of B are there: the kernels may fetch those of the next block
+  bool copied_a = false;        ///< each tile of A is copied once for each block of columns and piece of the reduction
+};
+
+/// y = x W^T and dx = dy W: C [rows, cols] over a reduction of length k. `shared`: more than one thread takes tasks, so
+/// there must be enough of them (how a product is cut into tasks changes no bit).
 [[nodiscard]] Blocking choose_blocking(const ProductKernels& kernels, std::int64_t rows, std::int64_t cols, std::int64_t k,
-                                       std::int64_t depth_unit = 1, bool shared = true);
+                                       const OperandPlaces& places, bool shared);
 
 /// dW = dy^T x, C [rows, cols] over k tokens: strips of row tiles by blocks of columns. Panels of x are packed once per
 /// strip, tiles of dy once per block of columns; the strip's sums stay in second-level cache between pieces of the

@@ -41,7 +41,7 @@ struct MatmulTile {
   MatmulFetch fetch_c = {};  ///< into first-level cache, to be written; where rows are finished together (finishes_rows),
                              ///< into second-level cache, what storing this tile will read
   MatmulFetch fetch_a = {};  ///< into second-level cache
-  MatmulFetch fetch_b = {};  ///< into second-level cache
+  MatmulFetch fetch_b = {};  ///< into second-level cache, or not at all
 };
 
 /// Writes out = tile + bias + residual (each of the latter two only where given) in f32 or, rounded to nearest even, in
@@ -82,10 +82,13 @@ struct ProductKernels {
   void (*tile)(const MatmulTile& tile) = nullptr;
   bool finishes_rows = false;  ///< the front stores sums a row of tiles at a time; `tile` does what fetch_c says
   bool strides_b = false;      ///< `tile` knows b_step_stride, so that panels of activations need no packing
-  bool fetches = false;        ///< `tile` does what fetch_a, fetch_b and fetch_c say
+  bool fetches = false;        ///< `tile` does what fetch_a and fetch_c say
   /// Most bytes of B that a task reads again for each of its tiles of A: a quarter of a 2 MiB second-level cache. Where more
   /// pays, it is because A is then read fewer times. Re-measure with matmul_bench.
   std::int64_t max_b_bytes = 512 * 1024;
+  /// The same where B lies packed and `tile` fetches the next task's from memory (fetch_b): the less, the more evenly that
+  /// is spread over the tiles, and the more room is left for what A and C need. 0: max_b_bytes.
+  std::int64_t max_fetched_b_bytes = 0;
   /// Reductions up to max_whole_depth are not cut, longer ones into pieces of at most max_depth: of a tile of A (32 rows of
   /// bf16 or 14 of f32), a panel streaming past it and the tile's sums, first-level cache (48 KiB) should keep the first.
   std::int64_t max_whole_depth = 384;
