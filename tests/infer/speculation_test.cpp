@@ -108,6 +108,7 @@ TEST_P(SpeculationOnModels, DrawsTheSameTokens) {
   config.context = kContext;
   ThreadTeam team(1);
   for (const ComputeType compute : {ComputeType::f32, ComputeType::bf16}) {
+    if (compute == ComputeType::bf16 && GetParam() % 3 != 0) continue;  // time
     const Backend backend{supported_kernels().front(), false};
     ModelHarness model(config, backend, compute, 1, 8), other(config, backend, compute, 1, 8, 99);
     const Decoder::Limits limits{.batch_tokens = 40, .context_tokens = kContext, .logit_rows = kExactRows};
