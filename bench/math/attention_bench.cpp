@@ -4,12 +4,14 @@
 //
 // FLOPs are those of causal products: 4 T^2/2 head_dim per head forward, 10 T^2/2 head_dim backward (scores once more, dP,
 // dV, dQ, dK). `share` divides forward and backward together by the peak measured at the start: tiles fed from L1 for bf16
-// on AMX, registers otherwise. Decoding of one token over a cache of every format comes last.
+// on AMX, registers otherwise. Decoding of one token over caches of every format comes last.
 #include <benchmark/benchmark.h>
 
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <cstddef>
+#include <cstdint>
 #include <map>
 #include <random>
 #include <string>
@@ -256,54 +258,71 @@ void add(const KernelTable& table, bool f32, const std::string& what, const Setu
       ->Unit(benchmark::kMillisecond);
 }
 
-/// One query after `length` - 1 positions; bytes/s are those of the keys and values read.
-void decode(benchmark::State& state, const KernelTable& table, ElementType type, std::int64_t length) {
+/// One query after `length` - 1 positions, in as many layers as make 1 GiB of keys and values, which caches do not hold;
+/// bytes/s are those of the keys and values read.
+void decode(benchmark::State& state, const KernelTable& table, ElementType type) {
   AttentionShape shape;
   shape.heads = 32;
-  shape.kv_heads = 8;
+  shape.kv_heads = state.range(0);
   shape.head_dim = 128;
   shape.scale = 0.088F;
+  const std::int64_t length = state.range(1);
+  const int threads = static_cast<int>(state.range(2));
   const std::int64_t kv_width = shape.kv_heads * shape.head_dim;
   const std::size_t row_bytes = kv_row_bytes(type, kv_width);
   const std::size_t page_bytes = static_cast<std::size_t>(2 * kKeyBlock) * row_bytes;
   const std::int64_t pages = (length + kKeyBlock - 1) / kKeyBlock;
-  AlignedBuffer cache = std::move(*AlignedBuffer::allocate(static_cast<std::size_t>(pages) * page_bytes));
+  const std::size_t layer_bytes = static_cast<std::size_t>(pages) * page_bytes;
+  const auto layers = static_cast<std::int64_t>((std::size_t{1} << 30) / layer_bytes);
+  AlignedBuffer cache = std::move(*AlignedBuffer::allocate(static_cast<std::size_t>(layers) * layer_bytes));
   std::mt19937 random(1);
   std::normal_distribution<float> normal;
   std::vector<float> row(static_cast<std::size_t>(kv_width));
+  for (float& x : row) x = normal(random);
+  std::vector<std::byte> page(page_bytes);
+  for (std::int64_t p = 0; p < 2 * kKeyBlock; ++p) {
+    write_kv_row(type, row.data(), kv_width, page.data() + static_cast<std::size_t>(p) * row_bytes);
+  }
   std::vector<const void*> bases;
-  for (std::int64_t page = 0; page < pages; ++page) {
-    std::byte* base = cache.data() + static_cast<std::size_t>(page) * page_bytes;
+  for (std::int64_t p = 0; p < layers * pages; ++p) {
+    std::byte* base = cache.data() + static_cast<std::size_t>(p) * page_bytes;
+    std::copy(page.begin(), page.end(), base);
     bases.push_back(base);
-    for (float& x : row) x = normal(random);
-    for (std::int64_t p = 0; p < 2 * kKeyBlock; ++p) {
-      write_kv_row(type, row.data(), kv_width, base + static_cast<std::size_t>(p) * row_bytes);
-    }
   }
   const std::int64_t q_width = shape.heads * shape.head_dim;
   std::vector<float> q(static_cast<std::size_t>(q_width));
   std::vector<float> out(q.size());
   for (float& x : q) x = normal(random);
-  std::vector<AttentionSequence> sequences(1);
-  sequences[0].rows = 1;
-  sequences[0].first_position = length - 1;
-  sequences[0].kv = {.key_pages = bases.data(),
-                     .value_pages = bases.data(),
-                     .type = type,
-                     .page_tokens = kKeyBlock,
-                     .token_stride = kv_width,
-                     .head_stride = shape.head_dim,
-                     .length = length,
-                     .value_offset = static_cast<std::int64_t>(page_bytes / 2)};
+  std::vector<AttentionSequence> sequences;
+  for (std::int64_t layer = 0; layer < layers; ++layer) {
+    const void* const* first = bases.data() + layer * pages;
+    sequences.push_back({.first_row = 0,
+                         .rows = 1,
+                         .first_position = length - 1,
+                         .kv = {.key_pages = first,
+                                .value_pages = first,
+                                .type = type,
+                                .page_tokens = kKeyBlock,
+                                .token_stride = shape.head_dim,
+                                .head_stride = kKeyBlock * shape.head_dim,
+                                .length = length,
+                                .value_offset = static_cast<std::int64_t>(page_bytes / 2)}});
+  }
   const Backend backend{&table, false};
-  auto scratch = AlignedBuffer::allocate(attention_scratch_bytes(backend, shape, type, 0));
-  TeamMember member;
-  Exec exec{member, backend, {scratch->data(), scratch->bytes()}};
+  const std::size_t scratch_bytes = attention_scratch_bytes(backend, shape, ElementType::f32, 0);
+  std::vector<AlignedBuffer> scratch;
+  for (int i = 0; i < threads; ++i) scratch.push_back(std::move(*AlignedBuffer::allocate(scratch_bytes)));
+  ThreadTeam team(threads);
   for (auto _ : state) {
-    attention_forward<float>(exec, shape, sequences, {q.data(), q_width}, {out.data(), q_width}, nullptr, {});
+    team.run([&](TeamMember& member) {
+      Exec exec{member, backend, {scratch[static_cast<std::size_t>(member.index())].data(), scratch_bytes}};
+      for (const AttentionSequence& sequence : sequences) {
+        attention_forward<float>(exec, shape, {&sequence, 1}, {q.data(), q_width}, {out.data(), q_width}, nullptr, {});
+      }
+    });
     benchmark::ClobberMemory();
   }
-  state.SetBytesProcessed(state.iterations() * 2 * length * static_cast<std::int64_t>(row_bytes));
+  state.SetBytesProcessed(state.iterations() * layers * static_cast<std::int64_t>(layer_bytes));
 }
 
 const bool kRegistered = [] {
@@ -324,10 +343,12 @@ const bool kRegistered = [] {
       }
     }
     for (const ElementType type : kv_types()) {
-      const std::string name =
-          std::string("decode/") + table->attention->name + "/" + std::string(kv_type_name(type)) + "/T:4096";
-      benchmark::RegisterBenchmark(name.c_str(),
-                                   [table, type](benchmark::State& state) { decode(state, *table, type, 4096); });
+      const std::string name = std::string("decode/") + table->attention->name + "/" + std::string(kv_type_name(type));
+      benchmark::RegisterBenchmark(name.c_str(), [table, type](benchmark::State& state) { decode(state, *table, type); })
+          ->ArgNames({"kv_heads", "T", "threads"})
+          ->ArgsProduct({{8, 32}, {4096, 16384}, {1, 2}})
+          ->UseRealTime()
+          ->Unit(benchmark::kMillisecond);
     }
   }
   return true;
