@@ -24,7 +24,7 @@ using internal::at;
 using internal::Blocking;
 using internal::ceil_divide;
 using internal::GradientBlocking;
-using internal::kMaxSumBytes;
+using internal::kMaxDecodedSumBytes;
 using internal::operand_bytes;
 using internal::round_up;
 using internal::ScratchCutter;
@@ -55,7 +55,7 @@ std::int64_t scratch_bytes(const ProductKernels& kernels, std::int64_t n) {
   const std::int64_t b = std::max(panel_bytes, std::min(kernels.max_b_bytes, depth * cols * bytes));
   const std::int64_t widened = panel_bytes * 4 / bytes;
   const std::int64_t tile = kernels.tile_rows * kernels.panel_cols * 4;
-  const std::int64_t sums = std::max(tile, std::min(kMaxSumBytes, round_up(n, kernels.tile_rows) * cols * 4));
+  const std::int64_t sums = std::max(tile, std::min(kMaxDecodedSumBytes, round_up(n, kernels.tile_rows) * cols * 4));
   return a + b + widened + sums + tile + 5 * static_cast<std::int64_t>(kBufferAlignment);
 }
 

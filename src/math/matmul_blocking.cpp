@@ -23,17 +23,19 @@ Blocking choose_blocking(const ProductKernels& kernels, std::int64_t rows, std::
   const std::int64_t tiles = ceil_divide(rows, kernels.tile_rows);
   const std::int64_t panels = ceil_divide(cols, kernels.panel_cols);
   const std::int64_t panel_bytes = b.depth * kernels.panel_cols * operand_bytes(kernels.operand);
-  std::int64_t most_tiles = std::max<std::int64_t>(1, kMaxRows / kernels.tile_rows);
+  const std::int64_t most_rows = places.packed_b ? kMaxRows : kMaxDecodedRows;
+  const std::int64_t most_sum_bytes = places.packed_b ? kMaxSumBytes : kMaxDecodedSumBytes;
+  std::int64_t most_tiles = std::max<std::int64_t>(1, most_rows / kernels.tile_rows);
   const bool fetched = places.packed_b && kernels.max_fetched_b_bytes > 0;
   const std::int64_t most_bytes = fetched ? kernels.max_fetched_b_bytes : kernels.max_b_bytes;
   std::int64_t most_panels = std::max<std::int64_t>(1, most_bytes / panel_bytes);
   if (fetched && places.copied_a) most_panels = std::max(most_panels, kMinPanelsPerCopy);
   if (kernels.finishes_rows) {
-    most_panels = std::min(most_panels, kMaxSumBytes / (kernels.tile_rows * 4 * kernels.panel_cols));
+    most_panels = std::min(most_panels, most_sum_bytes / (kernels.tile_rows * 4 * kernels.panel_cols));
   }
   if (b.depths > 1)
     most_panels =
-        std::min(most_panels, kMaxSumBytes / (std::min(kMaxRows, tiles * kernels.tile_rows) * 4 * kernels.panel_cols));
+        std::min(most_panels, most_sum_bytes / (std::min(most_rows, tiles * kernels.tile_rows) * 4 * kernels.panel_cols));
   for (;;) {
     b.tiles_per_block = even_share(tiles, most_tiles);
     b.panels_per_block = even_share(panels, most_panels);
@@ -42,7 +44,9 @@ Blocking choose_blocking(const ProductKernels& kernels, std::int64_t rows, std::
     const std::int64_t task_rows = std::max<std::int64_t>(16, std::min(rows, b.tiles_per_block * kernels.tile_rows));
     const std::int64_t work = task_rows * b.panels_per_block * kernels.panel_cols * std::max<std::int64_t>(k, 1);
     if (!shared || b.tasks() >= kEnoughTasks || work < 2 * kMinTaskWork) return b;
-    if (b.tiles_per_block > 2) {
+    // Blocks that are decoded first are decoded again for each block of rows.
+    const bool cuts_panels = !places.packed_b && b.panels_per_block > kMinDecodedPanels;
+    if (b.tiles_per_block > 2 && !cuts_panels) {
       most_tiles = (b.tiles_per_block + 1) / 2;
     } else if (b.panels_per_block > 1) {
       most_panels = (b.panels_per_block + 1) / 2;

@@ -19,6 +19,12 @@ inline constexpr std::int64_t kMaxGradientBytes = 1280 * 1024;
 inline constexpr std::int64_t kMinPanelsPerCopy = 12;
 /// Most rows per task: B is then read from memory once per 256 rows.
 inline constexpr std::int64_t kMaxRows = 256;
+/// The same of blocks that must be decoded and packed first, which costs as much as some 250 rows' products; and most bytes
+/// of their sums.
+inline constexpr std::int64_t kMaxDecodedRows = 512;
+inline constexpr std::int64_t kMaxDecodedSumBytes = 1024 * 1024;
+/// For the sake of enough tasks, blocks of fewer of these panels are rather cut between rows.
+inline constexpr std::int64_t kMinDecodedPanels = 4;
 /// Tasks smaller than this many multiply-adds (counting at least 16 rows, for rows are padded or memory-bound below) are not
 /// cut further for the sake of balance; and there is no need for more than kEnoughTasks.
 inline constexpr std::int64_t kMinTaskWork = std::int64_t{1} << 20;
