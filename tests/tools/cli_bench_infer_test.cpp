@@ -66,7 +66,9 @@ TEST_F(CliBenchInfer, FiguresAddUp) {
     EXPECT_EQ(row["sequences"], i == 1 ? 1 : 3);
     EXPECT_EQ(steps, 6.0);
     EXPECT_EQ(tokens, i == 1 ? 6.0 : 18.0);
-    if (i == 1) EXPECT_EQ(row["weight_bytes_per_step"], bytes);
+    if (i == 1) {
+      EXPECT_EQ(row["weight_bytes_per_step"], bytes);
+    }
     // 2 layers, keys and values, one head of 32 elements of 2 bytes, 21 to 26 positions.
     EXPECT_EQ(row["kv_bytes_per_step"].get<double>(), (i == 1 ? 1 : 3) * 2 * 2 * 32 * 2 * 23.5);
     std::sort(shares.begin(), shares.end());
