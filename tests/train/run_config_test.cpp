@@ -7,16 +7,16 @@
 #include <fstream>
 #include <set>
 #include <string>
+#include <string_view>
 
 #include "math/dispatch.hpp"
+#include "support/tests_paths.hpp"
 #include "train/training_memory.hpp"
-
-#ifndef QUERN_CONFIGS
-#define QUERN_CONFIGS (std::filesystem::path(__FILE__).parent_path() / "../../configs")
-#endif
 
 namespace quern {
 namespace {
+
+std::string config_file(std::string_view name) { return (source_folder() / "configs" / name).string(); }
 
 constexpr std::string_view kMinimal = "run: {dir: runs/x}\ndata: {corpus: data/x.h5}\n";
 
@@ -176,7 +176,7 @@ TEST(RunConfig, CheckRunFilesAcceptsAFileAndRefusesAFolder) {
 
 TEST(Configs, EveryFileParsesAndSaysWhatItsNamePromises) {
   std::set<std::string> seen;
-  for (const auto& entry : std::filesystem::directory_iterator(QUERN_CONFIGS)) {
+  for (const auto& entry : std::filesystem::directory_iterator(source_folder() / "configs")) {
     if (entry.path().extension() != ".yaml") continue;
     seen.insert(entry.path().stem().string());
     const auto run = load_run_config(entry.path().string(), {});
@@ -196,14 +196,14 @@ TEST(Configs, EveryFileParsesAndSaysWhatItsNamePromises) {
 }
 
 TEST(Configs, CharacterModelsMatchNanoGpt) {
-  const auto gpu = load_run_config((std::filesystem::path(QUERN_CONFIGS) / "shakespeare_char.yaml").string(), {});
+  const auto gpu = load_run_config(config_file("shakespeare_char.yaml"), {});
   ASSERT_TRUE(gpu) << gpu.error().message;
   ModelConfig model = gpu->model;
   model.vocab = 65;
   EXPECT_EQ(parameter_layout(model).parameter_count() - 256 * 384, 10646784);
   EXPECT_EQ(gpu->train.batch, 64);
   EXPECT_EQ(gpu->train.dropout, 0.2F);
-  const auto cpu = load_run_config((std::filesystem::path(QUERN_CONFIGS) / "shakespeare_char_cpu.yaml").string(), {});
+  const auto cpu = load_run_config(config_file("shakespeare_char_cpu.yaml"), {});
   ASSERT_TRUE(cpu) << cpu.error().message;
   EXPECT_EQ(cpu->train.steps, 2000);
   EXPECT_EQ(cpu->train.batch, 12);
@@ -212,7 +212,7 @@ TEST(Configs, CharacterModelsMatchNanoGpt) {
 }
 
 TEST(Configs, Gpt2HasGpt2sParameters) {
-  const auto run = load_run_config((std::filesystem::path(QUERN_CONFIGS) / "gpt2_124m.yaml").string(), {});
+  const auto run = load_run_config(config_file("gpt2_124m.yaml"), {});
   ASSERT_TRUE(run) << run.error().message;
   ModelConfig model = run->model;
   EXPECT_EQ(model.vocab, 50304);
@@ -223,7 +223,7 @@ TEST(Configs, Gpt2HasGpt2sParameters) {
 }
 
 TEST(Configs, Cromwell1bHasItsShapeAndFitsInto24Gib) {
-  const auto run = load_run_config((std::filesystem::path(QUERN_CONFIGS) / "cromwell_1b.yaml").string(), {});
+  const auto run = load_run_config(config_file("cromwell_1b.yaml"), {});
   ASSERT_TRUE(run) << run.error().message;
   const ModelConfig& model = run->model;
   EXPECT_EQ(model.vocab, 32000);
@@ -252,8 +252,8 @@ TEST(Configs, Cromwell1bHasItsShapeAndFitsInto24Gib) {
 }
 
 TEST(Configs, LoopModelsDifferInLayersAlone) {
-  const auto base = load_run_config((std::filesystem::path(QUERN_CONFIGS) / "loop_base.yaml").string(), {});
-  const auto large = load_run_config((std::filesystem::path(QUERN_CONFIGS) / "loop_large.yaml").string(), {});
+  const auto base = load_run_config(config_file("loop_base.yaml"), {});
+  const auto large = load_run_config(config_file("loop_large.yaml"), {});
   ASSERT_TRUE(base) << base.error().message;
   ASSERT_TRUE(large) << large.error().message;
   EXPECT_EQ(base->model.layers, 4);
