@@ -2,13 +2,12 @@
 #include "math/container_limits.hpp"
 
 #include <algorithm>
-#include <charconv>
-#include <fstream>
 #include <sstream>
 #include <string>
 #include <string_view>
-#include <system_error>
 #include <vector>
+
+#include "math/system_files.hpp"
 
 namespace quern {
 namespace {
@@ -26,34 +25,12 @@ std::vector<std::string> split(std::string_view text, char separator) {
   }
 }
 
-std::vector<std::string> lines_of(const std::filesystem::path& file) {
-  std::vector<std::string> lines;
-  std::ifstream stream(file);
-  for (std::string line; std::getline(stream, line);) lines.push_back(std::move(line));
-  return lines;
-}
-
-std::optional<std::int64_t> number(std::string_view text) {
-  std::int64_t value = 0;
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  if (error != std::errc() || end != text.data() + text.size()) return std::nullopt;
-  return value;
-}
-
 /// The first line of a file as words; empty where the file is absent.
 std::vector<std::string> first_words(const std::filesystem::path& file) {
-  std::ifstream stream(file);
-  std::string line;
-  if (!std::getline(stream, line)) return {};
-  std::istringstream words(line);
+  std::istringstream words(first_line(file));
   std::vector<std::string> result;
   for (std::string word; words >> word;) result.push_back(std::move(word));
   return result;
-}
-
-std::optional<std::int64_t> number_in(const std::filesystem::path& file) {
-  const std::vector<std::string> words = first_words(file);
-  return words.size() == 1 ? number(words[0]) : std::nullopt;
 }
 
 template <class T>
@@ -66,9 +43,30 @@ void tighten_quota(ContainerLimits& limits, std::optional<std::int64_t> quota_us
   tighten(limits.processors, static_cast<double>(*quota_us) / static_cast<double>(*period_us));
 }
 
-void tighten_memory(ContainerLimits& limits, std::optional<std::int64_t> bytes) {
-  if (!bytes || *bytes <= 0 || static_cast<std::uint64_t>(*bytes) >= kUnlimitedBytes) return;
-  tighten(limits.memory_bytes, static_cast<std::uint64_t>(*bytes));
+std::optional<std::uint64_t> memory_in(const std::filesystem::path& file) {
+  const std::optional<std::int64_t> bytes = number_in(file);
+  if (!bytes || *bytes <= 0 || static_cast<std::uint64_t>(*bytes) >= kUnlimitedBytes) return std::nullopt;
+  return static_cast<std::uint64_t>(*bytes);
+}
+
+/// What a group has taken, without file pages that nobody has used lately.
+std::optional<std::uint64_t> memory_used(const std::filesystem::path& folder, bool v2) {
+  const std::optional<std::int64_t> used = number_in(folder / (v2 ? "memory.current" : "memory.usage_in_bytes"));
+  if (!used || *used < 0) return std::nullopt;
+  const std::string_view key = v2 ? "inactive_file " : "total_inactive_file ";
+  std::int64_t droppable = 0;
+  for (const std::string& line : lines_of(folder / "memory.stat")) {
+    if (line.starts_with(key)) droppable = whole_number(std::string_view(line).substr(key.size())).value_or(0);
+  }
+  return static_cast<std::uint64_t>(*used - std::clamp<std::int64_t>(droppable, 0, *used));
+}
+
+void tighten_memory(ContainerLimits& limits, const std::filesystem::path& folder, bool v2) {
+  if (const auto high = v2 ? memory_in(folder / "memory.high") : std::nullopt) tighten(limits.memory_high_bytes, *high);
+  const auto limit = memory_in(folder / (v2 ? "memory.max" : "memory.limit_in_bytes"));
+  if (!limit || (limits.memory_bytes && *limits.memory_bytes <= *limit)) return;
+  limits.memory_bytes = limit;
+  limits.memory_used_bytes = memory_used(folder, v2);
 }
 
 /// A mounted cgroup hierarchy.
@@ -131,11 +129,11 @@ ContainerLimits read_container_limits(const std::filesystem::path& root) {
       for (const std::filesystem::path& folder : folders_of(mount, group)) {
         if (cpu && v2) {
           const std::vector<std::string> words = first_words(folder / "cpu.max");  // "max 100000" or "150000 100000"
-          if (words.size() == 2) tighten_quota(limits, number(words[0]), number(words[1]));
+          if (words.size() == 2) tighten_quota(limits, whole_number(words[0]), whole_number(words[1]));
         } else if (cpu) {
           tighten_quota(limits, number_in(folder / "cpu.cfs_quota_us"), number_in(folder / "cpu.cfs_period_us"));
         }
-        if (memory) tighten_memory(limits, number_in(folder / (v2 ? "memory.max" : "memory.limit_in_bytes")));
+        if (memory) tighten_memory(limits, folder, v2);
       }
     }
   }

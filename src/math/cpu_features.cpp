@@ -80,6 +80,7 @@ CpuFeatures detect() {
   if (max_leaf >= 1) record.leaf1 = read_leaf(1, 0);
   if (max_leaf >= 7) record.leaf7_0 = read_leaf(7, 0);
   if (max_leaf >= 7 && record.leaf7_0.eax >= 1) record.leaf7_1 = read_leaf(7, 1);
+  if (bit(record.leaf1.ecx, 31)) record.hypervisor = read_leaf(0x40000000U, 0);
   record.extended0 = read_leaf(0x80000000U, 0);
   if (record.extended0.eax >= 0x80000004U) {
     for (std::uint32_t i = 0; i < 3; ++i) record.brand[i] = read_leaf(0x80000002U + i, 0);
@@ -122,6 +123,12 @@ CpuFeatures decode_cpuid(const CpuidRecord& record, std::uint64_t xcr0, bool til
   const CpuidLeaf leaf1 = max_leaf >= 1 ? record.leaf1 : CpuidLeaf{};
   const CpuidLeaf leaf7 = max_leaf >= 7 ? record.leaf7_0 : CpuidLeaf{};
   const CpuidLeaf leaf7_1 = leaf7.eax >= 1 ? record.leaf7_1 : CpuidLeaf{};
+
+  if (bit(leaf1.ecx, 31)) {
+    for (const std::uint32_t word : {record.hypervisor.ebx, record.hypervisor.ecx, record.hypervisor.edx}) {
+      append(f.hypervisor, word);
+    }
+  }
 
   const bool reads_xcr0 = bit(leaf1.ecx, 27);  // OSXSAVE
   f.os_avx = reads_xcr0 && bit(leaf1.ecx, 28) && (xcr0 & kXcr0Avx) == kXcr0Avx;

@@ -24,6 +24,7 @@ struct CpuFeatures {
   bool amx_tile = false, amx_bf16 = false, amx_int8 = false;
   bool os_avx = false, os_avx512 = false, os_amx = false;  ///< the system saves these registers / granted permission
   std::string vendor, model_name;                          ///< from CPUID; empty where it has none
+  std::string hypervisor;                                  ///< whose virtual machine this is, as it spells it; or empty
 };
 
 /// Detected once, on first use; thread-safe.
@@ -45,6 +46,7 @@ struct CpuidLeaf {
 /// The answers that detection reads; those past the largest leaf stay zero.
 struct CpuidRecord {
   CpuidLeaf leaf0, leaf1, leaf7_0, leaf7_1, extended0;
+  CpuidLeaf hypervisor;              ///< 0x40000000: only where bit 31 of leaf1.ecx says that there is one
   std::array<CpuidLeaf, 3> brand{};  ///< 0x80000002 to 0x80000004: the model name
 };
 

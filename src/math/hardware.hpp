@@ -2,52 +2,61 @@
 #pragma once
 
 #include <cstdint>
+#include <filesystem>
 #include <optional>
 #include <string>
 #include <vector>
 
+#include "math/available_memory.hpp"
 #include "math/container_limits.hpp"
 #include "math/cpu_features.hpp"
 #include "math/dispatch.hpp"
+#include "math/gpu_devices.hpp"
+#include "math/machine_topology.hpp"
 #include "math/result.hpp"
+#include "math/system_settings.hpp"
 
 namespace quern {
-
-/// Caches of one level and kind that are alike in size and sharing.
-struct CacheReport {
-  int level = 0;
-  std::string kind;  ///< "data", "instruction" or "unified"
-  std::uint64_t bytes = 0;
-  std::int64_t line_bytes = 0;
-  std::int64_t instances = 0;
-  std::int64_t processors_sharing = 0;  ///< logical processors that share one instance
-};
 
 struct HardwareReport {
   std::string processor;     ///< model name
   std::string vendor;        ///< as CPUID spells it; empty on other architectures
   std::string architecture;  ///< as uname(2) spells it
-  std::int64_t logical_processors = 0;
-  std::int64_t cores = 0;
-  std::int64_t packages = 0;
-  std::int64_t numa_nodes = 0;
-  std::vector<CacheReport> caches;  ///< by level
-  std::uint64_t memory_bytes = 0;   ///< of the machine
+  std::string hypervisor;    ///< whose virtual machine this is, as CPUID spells it; empty: none
+  std::string system;        ///< kernel and release
+  MachineTopology topology;
+  ClockSettings clock;
+  PageSettings pages;
+  PlacementSettings placement;
   ContainerLimits container;
+  AvailableMemory memory;
+  std::vector<GpuDevice> gpus;
   std::string affinity;  ///< logical processors this process may run on, such as "0-3,8"
   std::int64_t affinity_processors = 0;
+  std::string memory_nodes;  ///< NUMA nodes it may take memory from, such as "0-1"; empty: not said
   CpuFeatures features;
   std::vector<IsaStatus> paths;      ///< best first
   std::optional<Isa> chosen;         ///< empty when QUERN_ISA names what cannot be used
   std::string chosen_because;        ///< or the error
-  std::int64_t default_threads = 0;  ///< default_thread_count()
+  std::int64_t default_threads = 0;  ///< thread_count_for() the affinity and the quota
   std::string default_threads_because;
 };
 
-/// Reads the machine's topology (hwloc) and the process's limits. Error unsupported when hwloc cannot read the topology.
-[[nodiscard]] Result<HardwareReport> read_hardware();
+/// Where a report is read from: this machine unless a member says otherwise. CPUID and the choice among this build's kernels
+/// are always this machine's.
+struct HardwareSource {
+  std::filesystem::path root = "/";  ///< holds proc and sys
+  TopologySource topology = {};
+};
+
+/// Reads the machine's topology and settings and the process's limits. What the system does not say stays empty. Errors:
+/// those of read_topology().
+[[nodiscard]] Result<HardwareReport> read_hardware(const HardwareSource& source = {});
 
 /// The report as lines of "name: value", ending in a newline.
 [[nodiscard]] std::string hardware_text(const HardwareReport& report);
+
+/// Names of the flags that the kernels of some path use and that may be used here, in the order of the paths.
+[[nodiscard]] std::vector<std::string> feature_names(const CpuFeatures& features);
 
 }  // namespace quern

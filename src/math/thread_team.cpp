@@ -181,11 +181,11 @@ void ThreadTeam::run_erased(void (*body)(void* context, TeamMember& member), voi
   }
 }
 
-int default_thread_count() {
-  const int processors = affinity_count();
-  const ContainerLimits limits = read_container_limits();
-  if (!limits.processors || *limits.processors >= processors) return processors;
-  return std::max(1, static_cast<int>(std::ceil(*limits.processors)));
+int thread_count_for(int processors, std::optional<double> quota) {
+  if (!quota || *quota >= processors) return std::max(1, processors);
+  return std::max(1, static_cast<int>(std::ceil(*quota)));
 }
+
+int default_thread_count() { return thread_count_for(affinity_count(), read_container_limits().processors); }
 
 }  // namespace quern

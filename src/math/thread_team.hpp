@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <type_traits>
 #include <utility>
 
@@ -118,5 +119,7 @@ class ThreadTeam {
 /// Threads to use when nothing is said: the processors in this process's affinity mask, cut by the container's CPU quota
 /// (cgroup v1 and v2), at least 1.
 [[nodiscard]] int default_thread_count();
+/// The same rule for any machine: `processors` in the mask (at least 1), and a quota in processors, if there is one.
+[[nodiscard]] int thread_count_for(int processors, std::optional<double> quota);
 
 }  // namespace quern

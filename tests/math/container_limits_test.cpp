@@ -89,6 +89,35 @@ TEST(ContainerLimits, Version1) {
   EXPECT_EQ(limits.memory_bytes.value(), 65536U);
 }
 
+TEST(ContainerLimits, WhatTheLimitedGroupHasTaken) {
+  const TemporaryFolder root;
+  root.write("proc/self/mountinfo", kV2Mount);
+  root.write("proc/self/cgroup", "0::/a/b\n");
+  root.write("sys/fs/cgroup/a/memory.max", "1000000\n");
+  root.write("sys/fs/cgroup/a/memory.current", "700000\n");
+  root.write("sys/fs/cgroup/a/memory.stat", "anon 300000\nfile 400000\ninactive_file 250000\n");
+  root.write("sys/fs/cgroup/a/b/memory.max", "2000000\n");
+  root.write("sys/fs/cgroup/a/b/memory.current", "1\n");
+  root.write("sys/fs/cgroup/a/b/memory.high", "900000\n");
+  ContainerLimits limits = read_container_limits(root.path());
+  EXPECT_EQ(limits.memory_bytes.value(), 1000000U);
+  EXPECT_EQ(limits.memory_used_bytes.value(), 450000U);
+  EXPECT_EQ(limits.memory_high_bytes.value(), 900000U);
+  root.write("sys/fs/cgroup/a/memory.stat", "inactive_file 99999999\n");  // more than there is
+  EXPECT_EQ(read_container_limits(root.path()).memory_used_bytes.value(), 0U);
+
+  const TemporaryFolder old;
+  old.write("proc/self/mountinfo", kV1Mounts);
+  old.write("proc/self/cgroup", "12:memory:/box\n");
+  old.write("sys/fs/cgroup/memory/box/memory.limit_in_bytes", "65536\n");
+  EXPECT_FALSE(read_container_limits(old.path()).memory_used_bytes.has_value());
+  old.write("sys/fs/cgroup/memory/box/memory.usage_in_bytes", "40960\n");
+  old.write("sys/fs/cgroup/memory/box/memory.stat", "inactive_file 1\ntotal_inactive_file 8192\n");
+  limits = read_container_limits(old.path());
+  EXPECT_EQ(limits.memory_used_bytes.value(), 32768U);
+  EXPECT_FALSE(limits.memory_high_bytes.has_value());
+}
+
 TEST(ContainerLimits, NonsenseCountsAsNoLimit) {
   for (const char* text : {"", "\n", "max", "100000", "-5 100000", "0 100000", "100000 0", "1e5 100000", "abc def",
                            "99999999999999999999999 100000", "100000 100000 100000"}) {

@@ -215,5 +215,15 @@ TEST(CpuFeatures, TilePermissionHoldsForThreadsStartedLater) {
 }
 #endif
 
+TEST(CpuFeatures, NameOfTheHypervisor) {
+  internal::CpuidRecord record;
+  record.hypervisor = {0x40000001, word("KVMK"), word("VMKV"), word("M\0\0\0")};
+  EXPECT_TRUE(internal::decode_cpuid(record, 0, false).hypervisor.empty());  // nothing says that there is one
+  record.leaf1.ecx = bits({31});
+  EXPECT_TRUE(internal::decode_cpuid(record, 0, false).hypervisor.empty());  // leaf 1 is past the last
+  record.leaf0.eax = 1;
+  EXPECT_EQ(internal::decode_cpuid(record, 0, false).hypervisor, "KVMKVMKVM");
+}
+
 }  // namespace
 }  // namespace quern
