@@ -35,13 +35,15 @@ def quern_figures(program):
         if stream["threads"] == threads and (not past or stream["level"] == 0):
             level = f"L{stream['level']}" if stream["level"] else "memory"
             figures[f"{level} {stream['access']}"] = (stream["bytes_per_second"]["median"], stream["bytes"], threads)
+    small = report["measurement"]["pages"][0]  # likwid's blocks lie in small pages
+    figures["memory read, small pages"] = (small["read_bytes_per_second"]["median"], small["bytes"], threads)
     return figures
 
 
 def likwid_figure(name, rate, size, threads):
     """The same by likwid-bench, for about SECONDS (by Quern's rate)."""
     peak = name == "f32 peak"
-    test = "peakflops_sp_avx512_fma" if peak else ACCESS[name.split(" ", 1)[1]]
+    test = "peakflops_sp_avx512_fma" if peak else ACCESS[name.split(",")[0].split(" ", 1)[1]]
     passes = int(SECONDS * rate / size / (8 if peak else 1)) + 2
     command = ["likwid-bench", "-t", test, "-w", f"S0:{size // 1000}kB:{threads}", "-i", str(passes)]
     result = subprocess.run(command, capture_output=True, text=True, check=False)

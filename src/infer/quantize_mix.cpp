@@ -135,28 +135,33 @@ struct Model {
   bool tied = true;        ///< no output.weight
 };
 
-/// Files that say less than a model's do are quantized all the same, as models without grouped heads and experts.
-Result<Model> model_of(const GgufFile& file) {
+Model model_of(std::span<const GgufTensor> tensors, const MixModel& said) {
   Model model;
+  model.experts = said.experts;
+  model.grouped = said.kv_heads > 0 && said.heads / said.kv_heads >= 4;
+  for (const GgufTensor& tensor : tensors) {
+    const Role role = role_of(tensor.name);
+    if (role == Role::attn_v) ++model.attn_v_count;
+    if (role == Role::output) model.tied = false;
+    if (tensor.name.starts_with("blk.")) model.layers = std::max(model.layers, layer_of(tensor.name) + 1);
+  }
+  if (said.layers > 0) model.layers = std::min(said.layers, kMaxLayers);
+  model.llama_70b = model.layers == 80 && said.kv_heads > 0 && said.heads != said.kv_heads;
+  return model;
+}
+
+/// Files that say less than a model's do are quantized all the same, as models without grouped heads and experts.
+Result<MixModel> said_by(const GgufFile& file) {
   const auto architecture = file.string_or("general.architecture", "");
   if (!architecture) return tl::make_unexpected(architecture.error());
   const auto integer = [&](std::string_view key) -> std::int64_t {
     const auto values = file.integers(fmt::format("{}.{}", *architecture, key));
     return values && !values->empty() ? values->front() : 0;
   };
-  const std::int64_t said_layers = integer("block_count");
-  model.experts = integer("expert_count");
-  const std::int64_t heads = integer("attention.head_count"), kv_heads = integer("attention.head_count_kv");
-  model.grouped = kv_heads > 0 && heads / kv_heads >= 4;
-  for (const GgufTensor& tensor : file.tensors()) {
-    const Role role = role_of(tensor.name);
-    if (role == Role::attn_v) ++model.attn_v_count;
-    if (role == Role::output) model.tied = false;
-    if (tensor.name.starts_with("blk.")) model.layers = std::max(model.layers, layer_of(tensor.name) + 1);
-  }
-  if (said_layers > 0) model.layers = std::min(said_layers, kMaxLayers);
-  model.llama_70b = model.layers == 80 && kv_heads > 0 && heads != kv_heads;
-  return model;
+  return MixModel{.layers = integer("block_count"),
+                  .heads = integer("attention.head_count"),
+                  .kv_heads = integer("attention.head_count_kv"),
+                  .experts = integer("expert_count")};
 }
 
 /// Whether `layer` of `layers` is one of `where`.
@@ -420,7 +425,8 @@ ElementType fallback_type(ElementType type, std::int64_t row_elements) {
   return divides(other) ? other : f16;
 }
 
-Result<std::vector<TensorChoice>> choose_types(const GgufFile& file, const MixOptions& options) {
+Result<std::vector<TensorChoice>> choose_types(std::span<const GgufTensor> tensors, const MixModel& said,
+                                               const std::string& name, const MixOptions& options) {
   const Mix* mix = find_mix(options.mix);
   if (mix == nullptr) {
     return bad_input(fmt::format("unknown type '{}'; there are {}", shown(options.mix), fmt::join(mix_names(), ", ")));
@@ -435,14 +441,12 @@ Result<std::vector<TensorChoice>> choose_types(const GgufFile& file, const MixOp
   }
   auto overrides = Overrides::compile(options.overrides);
   if (!overrides) return tl::make_unexpected(overrides.error());
-  const auto model = model_of(file);
-  if (!model) return tl::make_unexpected(model.error());
-
-  const Chooser chooser(*mix, *model, options.has_importance);
-  const std::vector<std::int64_t> ranks = attn_v_ranks(file.tensors());
+  const Model model = model_of(tensors, said);
+  const Chooser chooser(*mix, model, options.has_importance);
+  const std::vector<std::int64_t> ranks = attn_v_ranks(tensors);
   std::vector<TensorChoice> choices;
-  for (std::size_t i = 0; i < file.tensors().size(); ++i) {
-    const GgufTensor& tensor = file.tensors()[i];
+  for (std::size_t i = 0; i < tensors.size(); ++i) {
+    const GgufTensor& tensor = tensors[i];
     TensorChoice choice;
     choice.tensor = &tensor;
     choice.type = tensor.type;
@@ -450,7 +454,7 @@ Result<std::vector<TensorChoice>> choose_types(const GgufFile& file, const MixOp
       const auto asked = overrides->find(tensor.name);
       if (!asked) return tl::make_unexpected(asked.error());
       const Role role = role_of(tensor.name);
-      const bool is_head = role == Role::output || (role == Role::token_embedding && model->tied);
+      const bool is_head = role == Role::output || (role == Role::token_embedding && model.tied);
       ElementType wanted = mix->type;
       if (is_head && options.output) {
         wanted = *options.output;
@@ -469,7 +473,7 @@ Result<std::vector<TensorChoice>> choose_types(const GgufFile& file, const MixOp
       }
       choice.quantize = choice.type != tensor.type;
       if (choice.quantize && !can_decode(tensor.type)) {
-        return bad_input(fmt::format("{}: tensor '{}': expected floats or blocks to quantize, found {}", file.name(),
+        return bad_input(fmt::format("{}: tensor '{}': expected floats or blocks to quantize, found {}", name,
                                      shown(tensor.name), block_format(tensor.type).name));
       }
     }
@@ -477,9 +481,16 @@ Result<std::vector<TensorChoice>> choose_types(const GgufFile& file, const MixOp
   }
   if (const Pattern* unmet = overrides->unmet(); unmet != nullptr) {
     return bad_input(fmt::format("tensor type pattern '{}': found in the name of no tensor of {} that is quantized",
-                                 shown(unmet->text()), file.name()));
+                                 shown(unmet->text()), name));
   }
   return choices;
+}
+
+Result<std::vector<TensorChoice>> choose_types(const GgufFile& file, const MixOptions& options) {
+  // An unknown mix is said before anything that the file lacks.
+  const auto model = said_by(file);
+  if (!model && is_mix(options.mix)) return tl::make_unexpected(model.error());
+  return choose_types(file.tensors(), model.value_or(MixModel{}), file.name(), options);
 }
 
 }  // namespace quern

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -40,6 +41,16 @@ struct TensorChoice {
 /// One choice per tensor of the file, in its order. Errors: unknown mix, a pattern that is none, a tensor whose source type
 /// cannot be quantized again (integers).
 [[nodiscard]] Result<std::vector<TensorChoice>> choose_types(const GgufFile& file, const MixOptions& options);
+
+/// What mixes ask about a model beside its tensors' names and shapes. 0: not known.
+struct MixModel {
+  std::int64_t layers = 0, heads = 0, kv_heads = 0, experts = 0;
+};
+
+/// The same for a model of which there need not be a file: `tensors` have names, types and shapes; their data are not read.
+/// `name` stands for the file's in errors. Choices point into `tensors`.
+[[nodiscard]] Result<std::vector<TensorChoice>> choose_types(std::span<const GgufTensor> tensors, const MixModel& model,
+                                                             const std::string& name, const MixOptions& options);
 
 /// Whether a tensor is one that mixes quantize at all, and the type that takes its place where `type` does not divide its
 /// rows.

@@ -186,26 +186,21 @@ class Measurer {
 
 }  // namespace
 
-double MachineMeasurement::peak(PeakType type) const {
-  double median = 0.0;
-  int threads = 0;
+Summary MachineMeasurement::peak(PeakType type) const {
+  const PeakFigure* best = nullptr;
   for (const PeakFigure& figure : peaks) {
-    if (figure.type != type || figure.threads < threads) continue;
-    threads = figure.threads;
-    median = figure.ops_per_second.median;
+    if (figure.type == type && (best == nullptr || figure.threads >= best->threads)) best = &figure;
   }
-  return median;
+  return best == nullptr ? Summary{} : best->ops_per_second;
 }
 
-double MachineMeasurement::bandwidth(int level, StreamAccess access) const {
-  double median = 0.0;
-  int threads = 0;
+Summary MachineMeasurement::bandwidth(int level, StreamAccess access) const {
+  const StreamFigure* best = nullptr;
   for (const StreamFigure& figure : streams) {
-    if (figure.level != level || figure.access != access || figure.threads < threads) continue;
-    threads = figure.threads;
-    median = figure.bytes_per_second.median;
+    if (figure.level != level || figure.access != access) continue;
+    if (best == nullptr || figure.threads >= best->threads) best = &figure;
   }
-  return median;
+  return best == nullptr ? Summary{} : best->bytes_per_second;
 }
 
 std::vector<int> default_thread_counts(int most) {

@@ -72,9 +72,9 @@ struct MachineMeasurement {
   double seconds = 0.0;  ///< that it took
   bool stopped = false;  ///< before everything was measured
 
-  /// Median with the most threads measured; 0 where there is none.
-  [[nodiscard]] double peak(PeakType type) const;
-  [[nodiscard]] double bandwidth(int level, StreamAccess access) const;
+  /// With the most threads measured; of no samples where there is none.
+  [[nodiscard]] Summary peak(PeakType type) const;
+  [[nodiscard]] Summary bandwidth(int level, StreamAccess access) const;
 };
 
 struct MeasurementOptions {
