@@ -9,6 +9,8 @@ void add_bench(CLI::App& app, Command& command) {
   bench->footer("Each subcommand has --help with an example: quern bench infer --help");
   add_bench_infer(*bench, command);
   add_bench_train(*bench, command);
+  add_bench_kernels(*bench, command);
+  add_bench_compare(*bench, command);
 }
 
 }  // namespace quern::tools
