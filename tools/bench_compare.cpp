@@ -30,7 +30,13 @@ class Place {
   [[nodiscard]] Result<std::string> text(const char* key) const {
     const auto value = json_.find(key);
     if (value == json_.end() || !value->is_string()) return wrong(key, "text");
-    return value->get<std::string>();
+    std::string text = value->get<std::string>();
+    // It is printed: nothing that a terminal obeys, and nothing that fills it.
+    const auto control = [](char letter) { return static_cast<unsigned char>(letter) < 0x20 || letter == 0x7F; };
+    if (text.size() > 200 || std::any_of(text.begin(), text.end(), control)) {
+      return wrong(key, "at most 200 bytes of text without control characters");
+    }
+    return text;
   }
   [[nodiscard]] Result<std::vector<double>> numbers(const char* key) const {
     const auto values = json_.find(key);
@@ -161,9 +167,9 @@ Result<void> read_rows(const Json& json, BenchFile& file) {
     const auto rows = Place(whole, "train").list("rows");
     if (!rows) return tl::make_unexpected(rows.error());
     file.bench = "train";
-    if (!json.empty() && json[0].is_object()) {
-      file.instruction_set = json[0].value("isa", "");
-      file.threads = json[0].value("threads", std::int64_t{0});
+    if (!rows->empty()) {
+      file.instruction_set = rows->front().text("isa").value_or("");
+      file.threads = static_cast<std::int64_t>(std::clamp(rows->front().number("threads").value_or(0.0), 0.0, 1e6));
     }
     return read_figures(*rows, train_figure, file);
   }
@@ -172,11 +178,10 @@ Result<void> read_rows(const Json& json, BenchFile& file) {
   }
   const bool kernels = json.value("bench", Json()) == "kernels";
   file.bench = kernels ? "kernels" : "infer";
-  const auto word = json.find(kernels ? "instruction_set" : "isa");
-  if (word != json.end() && word->is_string()) file.instruction_set = word->get<std::string>();
-  const auto threads = json.find("threads");
-  if (threads != json.end() && threads->is_number_unsigned()) file.threads = threads->get<std::int64_t>();
-  const auto rows = Place(json, file.bench).list("rows");
+  const Place whole(json, file.bench);
+  file.instruction_set = whole.text(kernels ? "instruction_set" : "isa").value_or("");
+  file.threads = static_cast<std::int64_t>(std::clamp(whole.number("threads").value_or(0.0), 0.0, 1e6));
+  const auto rows = whole.list("rows");
   if (!rows) return tl::make_unexpected(rows.error());
   return read_figures(*rows, kernels ? kernel_figure : infer_figure, file);
 }

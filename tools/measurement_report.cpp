@@ -119,6 +119,11 @@ Result<std::int64_t> count_in(const Json& json, const char* key, const std::stri
   return value->get<std::int64_t>();
 }
 
+std::string text_in(const Json& json, const char* key) {
+  const auto value = json.find(key);
+  return value != json.end() && value->is_string() ? value->get<std::string>() : "";
+}
+
 Result<void> read_peak(const Json& json, const std::string& where, MachineMeasurement& measurement) {
   const auto type = word_in(json, "type", kPeakTypes, where);
   if (!type) return tl::make_unexpected(type.error());
@@ -126,7 +131,7 @@ Result<void> read_peak(const Json& json, const std::string& where, MachineMeasur
   if (!threads) return tl::make_unexpected(threads.error());
   auto rate = summary_from_json(json.value("ops_per_second", Json()), where + ".ops_per_second");
   if (!rate) return tl::make_unexpected(rate.error());
-  measurement.peaks.push_back({*type, static_cast<int>(*threads), json.value("method", Json("")).dump(), *rate});
+  measurement.peaks.push_back({*type, static_cast<int>(*threads), text_in(json, "method"), *rate});
   return {};
 }
 
@@ -157,11 +162,6 @@ Result<void> read_list(const Json& json, const char* key, Reader read, MachineMe
     if (auto done = read((*list)[i], where, measurement); !done) return done;
   }
   return {};
-}
-
-std::string text_in(const Json& json, const char* key) {
-  const auto value = json.find(key);
-  return value != json.end() && value->is_string() ? value->get<std::string>() : "";
 }
 
 }  // namespace

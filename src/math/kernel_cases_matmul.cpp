@@ -26,7 +26,7 @@ ElementType element_of(ComputeType compute) { return compute == ComputeType::bf1
 Result<std::unique_ptr<PreparedKernel>> prepare(const Backend& backend, Product product, ComputeType compute,
                                                 const Shape& shape) {
   const ElementType type = element_of(compute);
-  const auto [m, n, k] = shape;
+  const std::int64_t m = shape.tokens, n = shape.outputs, k = shape.inputs;
   const PackedWeightBytes pack = packed_weight_bytes(backend, compute, n, k);
   auto x = value_buffer(type, m * k), dy = value_buffer(type, m * n), w = value_buffer(ElementType::f32, n * k);
   auto forward = AlignedBuffer::allocate(pack.forward), backward = AlignedBuffer::allocate(pack.backward);

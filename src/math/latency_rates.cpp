@@ -46,7 +46,8 @@ Result<std::vector<double>> load_latencies(std::size_t bytes, bool huge_pages, c
   ThreadTeam alone(1);
   std::vector<double> rates = repeated_rates(alone, repeats, [&](TeamMember&, std::int64_t iterations) {
     std::byte* place = at;
-    for (std::int64_t i = 0; i < iterations * kLoads; ++i) std::memcpy(&place, place, sizeof place);
+    for (std::int64_t i = 0; i < iterations * kLoads; ++i)
+      std::memcpy(&place, static_cast<const void*>(place), sizeof place);
     at = place;  // the next repeat goes on from here, and the loads cannot be left out
     __asm__ volatile("" : : "r"(place) : "memory");
     return static_cast<double>(iterations) * kLoads;

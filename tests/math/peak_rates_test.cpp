@@ -68,7 +68,7 @@ TEST(LatencyRates, TheChainMeetsEveryLineOnce) {
       const auto line = static_cast<std::size_t>(at - block.data()) / 64;
       EXPECT_FALSE(met[line]) << lines;
       met[line] = true;
-      std::memcpy(&at, at, sizeof at);
+      std::memcpy(&at, static_cast<const void*>(at), sizeof at);
     }
     EXPECT_EQ(at, block.data()) << lines;
   }

@@ -179,6 +179,8 @@ TEST(CliBenchCompare, WhatIsWrongIsSaidInOneSentence) {
   expect(folder.write("rows.json", R"({"bench":"kernels","rows":[7]})"), "kernels.rows[0]: expected an object");
   expect(folder.write("name.json", R"({"bench":"kernels","rows":[{}]})"), "kernels.rows[0].name: expected text");
   expect(folder.write("twice.json", kernels_json({{"a", 1.0, 0.5}, {"a", 1.0, 0.5}})), "two figures are called `a`");
+  expect(folder.write("escape.json", kernels_json({{"\x1b[2J", 1.0, 0.5}})), "without control characters");
+  expect(folder.write("types.json", R"([{"isa":5,"threads":"x"}])"), "train.rows[0].run: expected text");
   expect(folder.write("infer.json", infer_json(1.0, 1.0)), "they have no figures in common");
   expect(folder.write("train.json",
                       R"([{"run":"x","precision":"f32","tokens_per_second_of_rounds":[1],"register_peaks_gflops":[1]}])"),

@@ -87,6 +87,12 @@ TEST(CliHardware, WhatIsWrongIsSaidInOneSentence) {
   expect("--measured " + folder.write("b.json", R"({"measurement":{"peaks":[{"type":"f99"}],"streams":[]}})"),
          "measurement.peaks[0].type");
   expect("--measured " + folder.write("c.json", R"({"measurement":{"peaks":[],"streams":7}})"), "measurement.streams");
+  expect("--measured " + folder.write("d.json", R"({"measurement":{"peaks":[{"type":"f32","threads":1,"method":"\xff"}],)"
+                                                R"("streams":[]}})"),
+         "d.json");
+  expect("--measured " +
+             folder.write("e.json", R"({"measurement":{"peaks":[{"type":"f32","threads":1,"method":7}],"streams":[]}})"),
+         "measurement.peaks[0].ops_per_second");
   expect("--measure --measured x", "--measure");
 }
 

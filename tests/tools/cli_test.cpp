@@ -17,9 +17,10 @@ namespace {
 bool contains(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
 
 const std::vector<std::string> kCommands = {
-    "data",        "data prepare",    "data info", "data tokenizer", "train",    "sample",     "hardware",
-    "config-keys", "completion",      "run",       "chat",           "logits",   "perplexity", "tokenize",
-    "detokenize",  "render-template", "inspect",   "convert",        "quantize", "imatrix"};
+    "data",         "data prepare",    "data info", "data tokenizer", "train",    "sample",     "hardware",
+    "config-keys",  "completion",      "run",       "chat",           "logits",   "perplexity", "tokenize",
+    "detokenize",   "render-template", "inspect",   "convert",        "quantize", "imatrix",    "bench kernels",
+    "bench compare"};
 
 /// A failure that is the user's: exit code 2, one sentence on standard error, nothing on standard output.
 void expect_bad_input(const std::string& arguments, const std::string& part) {
