@@ -43,10 +43,22 @@ void read_choice(HardwareReport& report) {
                                                                : "the best that this machine and this build support";
 }
 
+/// Cores of which at least one thread is in the mask.
+std::int64_t cores_in_mask(const HardwareReport& report) {
+  const std::vector<std::int64_t> allowed = numbers_of_list(report.affinity);
+  return std::count_if(report.topology.siblings.begin(), report.topology.siblings.end(), [&](const std::string& core) {
+    const std::vector<std::int64_t> threads = numbers_of_list(core);
+    return std::any_of(threads.begin(), threads.end(),
+                       [&](std::int64_t n) { return std::binary_search(allowed.begin(), allowed.end(), n); });
+  });
+}
+
 void read_threads(HardwareReport& report) {
   report.default_threads = thread_count_for(static_cast<int>(report.affinity_processors), report.container.processors);
+  const std::int64_t cores = cores_in_mask(report);
   report.default_threads_because = fmt::format(
-      "{} processor{} in the affinity mask, {}", report.affinity_processors, report.affinity_processors == 1 ? "" : "s",
+      "{} processor{}{} in the affinity mask, {}", report.affinity_processors, report.affinity_processors == 1 ? "" : "s",
+      cores > 0 && cores < report.affinity_processors ? fmt::format(" of {} core{}", cores, cores == 1 ? "" : "s") : "",
       report.container.processors ? fmt::format("a container CPU quota of {:.2f}", *report.container.processors)
                                   : "no container CPU quota");
 }

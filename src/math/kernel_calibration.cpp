@@ -15,18 +15,21 @@ constexpr double kBurstSeconds = 0.003;  // long beside the time in which a core
 /// Of one pass over memory by all threads: 4 ms at 30 GB/s.
 constexpr std::size_t kMemoryPassBytes = std::size_t{128} << 20;
 
-/// Seconds from barrier to barrier of `work` on every thread.
+/// Threads per second that did `work`, from barrier to barrier. OpenMP may give fewer threads than the team has.
 template <class Work>
-double seconds_of(ThreadTeam& team, const Work& work) {
+double threads_per_second(ThreadTeam& team, const Work& work) {
   double seconds = 0.0;
+  int threads = 1;
   team.run([&](TeamMember& member) {
     member.barrier();
     const Clock::time_point start = Clock::now();
     work(member);
     member.barrier();
-    if (member.index() == 0) seconds = std::chrono::duration<double>(Clock::now() - start).count();
+    if (member.index() != 0) return;
+    seconds = std::chrono::duration<double>(Clock::now() - start).count();
+    threads = member.count();
   });
-  return std::max(seconds, 1e-9);
+  return threads / std::max(seconds, 1e-9);
 }
 
 }  // namespace
@@ -72,7 +75,7 @@ double KernelCalibration::memory_pass(bool update) {
   const std::size_t all = std::min(kMemoryPassBytes, memory_->bytes.size());
   const std::size_t bytes = all / static_cast<std::size_t>(team_->size()) / kStreamStep * kStreamStep;
   std::byte* const block = memory_->window(passes_++, all);
-  const double seconds = seconds_of(*team_, [&](TeamMember& member) {
+  const double rate = threads_per_second(*team_, [&](TeamMember& member) {
     std::byte* const own = block + static_cast<std::size_t>(member.index()) * bytes;
     if (update) {
       streams_->copy(own, own, bytes, 1);  // each line to where it came from
@@ -80,11 +83,10 @@ double KernelCalibration::memory_pass(bool update) {
       streams_->read(own, bytes, 1);
     }
   });
-  return static_cast<double>(bytes) * team_->size() * (update ? 2.0 : 1.0) / seconds;
+  return static_cast<double>(bytes) * (update ? 2.0 : 1.0) * rate;
 }
 
 double KernelCalibration::measure(const Roof& roof) {
-  const double threads = team_->size();
   if (roof.arithmetic) {
     const std::vector<double> rates = peak_rates(*team_, *backend_->kernels, roof.type,
                                                  {.warmup = 0, .measured = 1, .seconds = kBurstSeconds, .stop = {}});
@@ -99,10 +101,13 @@ double KernelCalibration::measure(const Roof& roof) {
   const std::size_t bytes = blocks.front().bytes();
   std::int64_t passes = 1;
   while (true) {
-    const double seconds = seconds_of(*team_, [&](TeamMember& member) {
+    const Clock::time_point start = Clock::now();
+    const double rate = threads_per_second(*team_, [&](TeamMember& member) {
       streams_->read(blocks[static_cast<std::size_t>(member.index())].data(), bytes, passes);
     });
-    if (seconds >= kBurstSeconds) return static_cast<double>(bytes) * static_cast<double>(passes) * threads / seconds;
+    if (std::chrono::duration<double>(Clock::now() - start).count() >= kBurstSeconds) {
+      return static_cast<double>(bytes) * static_cast<double>(passes) * rate;
+    }
     passes *= 2;
   }
 }

@@ -67,7 +67,7 @@ TEST(Hardware, AMachineThatIsNotHere) {
   EXPECT_EQ(report->memory_nodes, "0");
   EXPECT_DOUBLE_EQ(report->container.processors.value(), 6.5);
   EXPECT_EQ(report->default_threads, 7);
-  EXPECT_EQ(report->default_threads_because, "16 processors in the affinity mask, a container CPU quota of 6.50");
+  EXPECT_EQ(report->default_threads_because, "16 processors of 8 cores in the affinity mask, a container CPU quota of 6.50");
   EXPECT_EQ(report->memory.usable_bytes, std::uint64_t{512} << 20);
   EXPECT_EQ(report->placement.smt, "on");
   EXPECT_TRUE(report->gpus.empty());
