@@ -242,7 +242,10 @@ void product(Exec& exec, ComputeType compute, const ConstMatrix& a, const RightS
                                             : out_tile(row + tile.rows, col_begin, next_rows);
             }
           }
-          if (kernels.finishes_rows && piece + 1 == blocking.depths) tile.fetch_c = finish.reads(row, tile.rows, col, cols);
+          if (kernels.finishes_rows && piece + 1 == blocking.depths) {
+            tile.fetch_c = finish.reads(row, tile.rows, col, cols);
+            tile.fetch_out = finish.writes(row, tile.rows, col, cols);
+          }
           if (p < next.panels) {
             tile.fetch_b = internal::fetch_run(at(next.panel, p * panel_bytes), next.k * panel_cols * bytes,
                                                (row - row_begin) / kernels.tile_rows, row_tiles);

@@ -58,6 +58,15 @@ class TileFinisher {
                        cols * 4);
   }
 
+  /// The lines that storing a tile of these rows and columns will write, if they are not those that it reads: a store to a
+  /// line in no cache waits for that line.
+  [[nodiscard]] MatmulFetch writes(std::int64_t row, std::int64_t rows, std::int64_t col, std::int64_t cols) const {
+    const std::int64_t bytes = operand_bytes(out_.type);
+    const std::byte* to = at(static_cast<const void*>(out_.data), (row * out_.row_stride + col) * bytes);
+    if (to == static_cast<const void*>(epilogue_.residual + row * epilogue_.residual_stride + col)) return {};
+    return fetch_block(to, out_.row_stride * bytes, rows, cols * bytes);
+  }
+
   void operator()(float* tile, std::int64_t stride, std::int64_t row, std::int64_t rows, std::int64_t col,
                   std::int64_t cols) const {
     if (epilogue_.activation_input != nullptr) {

@@ -42,6 +42,7 @@ struct MatmulTile {
                              ///< into second-level cache, what storing this tile will read
   MatmulFetch fetch_a = {};  ///< into second-level cache
   MatmulFetch fetch_b = {};  ///< into second-level cache, or not at all
+  MatmulFetch fetch_out = {};  ///< where rows are finished together: into second-level cache, what storing this tile writes
 };
 
 /// Writes out = tile + bias + residual (each of the latter two only where given) in f32 or, rounded to nearest even, in
@@ -80,7 +81,7 @@ struct ProductKernels {
   std::int64_t packed_a_gap = 0;  ///< elements between two tiles of a pack
 
   void (*tile)(const MatmulTile& tile) = nullptr;
-  bool finishes_rows = false;  ///< the front stores sums a row of tiles at a time; `tile` does what fetch_c says
+  bool finishes_rows = false;  ///< the front stores sums a row of tiles at a time; `tile` does what fetch_c and fetch_out say
   bool strides_b = false;      ///< `tile` knows b_step_stride, so that panels of activations need no packing
   bool fetches = false;        ///< `tile` does what fetch_a and fetch_c say
   /// Most bytes of B that a task reads again for each of its tiles of A: a quarter of a 2 MiB second-level cache. Where more
