@@ -24,6 +24,7 @@ using internal::at;
 using internal::Blocking;
 using internal::ceil_divide;
 using internal::GradientBlocking;
+using internal::kMaxDecodedRows;
 using internal::kMaxDecodedSumBytes;
 using internal::operand_bytes;
 using internal::round_up;
@@ -32,6 +33,9 @@ using internal::TileFinisher;
 
 /// Copied tiles of A have rows this many bytes longer than needed, so that rows do not share cache sets.
 constexpr std::int64_t kRowPadBytes = 64;
+
+/// Rows of sums that wait for the next piece of the reduction are this many floats longer than needed, for the same reason.
+constexpr std::int64_t kSumPad = 16;
 
 /// dW reads panels in place from rows of up to this many bytes. Re-measure with matmul_peers_bench.
 constexpr std::int64_t kMaxInPlaceRowBytes = 1024;
@@ -55,7 +59,9 @@ std::int64_t scratch_bytes(const ProductKernels& kernels, std::int64_t n) {
   const std::int64_t b = std::max(panel_bytes, std::min(kernels.max_b_bytes, depth * cols * bytes));
   const std::int64_t widened = panel_bytes * 4 / bytes;
   const std::int64_t tile = kernels.tile_rows * kernels.panel_cols * 4;
-  const std::int64_t sums = std::max(tile, std::min(kMaxDecodedSumBytes, round_up(n, kernels.tile_rows) * cols * 4));
+  const std::int64_t sum_rows = round_up(n, kernels.tile_rows);
+  const std::int64_t sums =
+      std::max(tile, std::min(kMaxDecodedSumBytes, sum_rows * cols * 4) + std::min(sum_rows, kMaxDecodedRows) * kSumPad * 4);
   return a + b + widened + sums + tile + 5 * static_cast<std::int64_t>(kBufferAlignment);
 }
 
@@ -144,9 +150,7 @@ void product(Exec& exec, ComputeType compute, const ConstMatrix& a, const RightS
 
   ScratchCutter scratch(exec.scratch);
   const bool keeps_sums = blocking.depths > 1;
-  // Sums of a row of tiles are stored together where the kernel says so: whole rows of memory then follow each other.
-  const bool by_rows = keeps_sums || kernels.finishes_rows;
-  const std::int64_t sum_stride = by_rows ? block_cols : panel_cols;
+  const std::int64_t sum_stride = keeps_sums ? block_cols + kSumPad : panel_cols;
   auto* sums = reinterpret_cast<float*>(
       scratch.take(4 * (keeps_sums ? blocking.tiles_per_block : 1) * kernels.tile_rows * sum_stride));
   const std::int64_t copy_stride = blocking.depth + kRowPadBytes / bytes;
@@ -223,7 +227,7 @@ void product(Exec& exec, ComputeType compute, const ConstMatrix& a, const RightS
             tile.c = static_cast<float*>(out.data) + row * out.row_stride + col;
             tile.c_stride = out.row_stride;
           } else {
-            tile.c = sums + (keeps_sums ? (row - row_begin) * sum_stride : 0) + (by_rows ? p * panel_cols : 0);
+            tile.c = sums + (keeps_sums ? (row - row_begin) * sum_stride + p * panel_cols : 0);
             tile.c_stride = sum_stride;
           }
           tile.b = panel + p * panel_bytes;
@@ -242,8 +246,8 @@ void product(Exec& exec, ComputeType compute, const ConstMatrix& a, const RightS
                                             : out_tile(row + tile.rows, col_begin, next_rows);
             }
           }
-          if (kernels.finishes_rows && piece + 1 == blocking.depths) {
-            tile.fetch_c = finish.reads(row, tile.rows, col, cols);
+          if (kernels.fetches_stores && piece + 1 == blocking.depths) {
+            tile.fetch_in = finish.reads(row, tile.rows, col, cols);
             tile.fetch_out = finish.writes(row, tile.rows, col, cols);
           }
           if (p < next.panels) {
@@ -253,16 +257,10 @@ void product(Exec& exec, ComputeType compute, const ConstMatrix& a, const RightS
             tile.fetch_b = {};
           }
           kernels.tile(tile);
-          if (!direct && !kernels.finishes_rows && piece + 1 == blocking.depths) {
+          if (!direct && piece + 1 == blocking.depths) {
             finish(tile.c, tile.c_stride, row, tile.rows, col, cols);
           }
         }
-        if (!kernels.finishes_rows || piece + 1 < blocking.depths) continue;
-        // In place, only the columns of a panel that is not whole were summed elsewhere.
-        const std::int64_t done = in_place ? (col_end - col_begin) / panel_cols * panel_cols : 0;
-        if (done == col_end - col_begin) continue;
-        finish(sums + (keeps_sums ? (row - row_begin) * sum_stride : 0) + done, sum_stride, row,
-               std::min(kernels.tile_rows, row_end - row), col_begin + done, col_end - col_begin - done);
       }
     }
     matmul.end();

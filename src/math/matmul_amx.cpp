@@ -52,14 +52,6 @@ inline void memory_fence() { asm volatile("" ::: "memory"); }
 void begin() { _tile_loadconfig(&kFullTiles); }
 void end() { _tile_release(); }
 
-/// How far ahead the panel is fetched from second- into first-level cache; two is no better, four is worse.
-constexpr std::int64_t kAhead = 1;
-/// Eight cache lines into first-level cache.
-inline void prefetch_lines(const char* p) {
-#pragma GCC unroll 8
-  for (int i = 0; i < 8; ++i) _mm_prefetch(p + 64 * i, _MM_HINT_T0);
-}
-
 /// Spreads a fetch into second-level cache over a tile's steps.
 class Fetcher {
  public:
@@ -80,7 +72,15 @@ class Fetcher {
   std::int64_t stride_, left_, lines_, per_step_;
 };
 
-/// Rows 17 .. 32. (A fetch too many costs 4 %, even if it is empty, so there are two forms.)
+/// How far ahead a panel is fetched from second- into first-level cache; two is no better, four is worse.
+constexpr std::int64_t kAhead = 1;
+/// Eight cache lines into first-level cache.
+inline void prefetch_lines(const char* p) {
+#pragma GCC unroll 8
+  for (int i = 0; i < 8; ++i) _mm_prefetch(p + 64 * i, _MM_HINT_T0);
+}
+
+/// Rows 17 .. 32. A fetch too many costs 4 %, even if it is empty; so there are forms with and without `fetch_out`.
 template <bool kFetchesOut>
 void tile_2x2(const MatmulTile& t) {
   const std::int64_t c_bytes = t.c_stride * 4;
@@ -100,7 +100,7 @@ void tile_2x2(const MatmulTile& t) {
   const std::int64_t a_step_bytes = t.a_step_stride * 2;
   const char* a = static_cast<const char*>(t.a);
   const char* b = static_cast<const char*>(t.b);
-  Fetcher stored(kFetchesOut || t.fetch_c.rows > 0 ? t.fetch_c : t.fetch_out, t.steps);
+  Fetcher stored(kFetchesOut || t.fetch_in.rows > 0 ? t.fetch_in : t.fetch_out, t.steps);
   Fetcher next_b(t.fetch_b, t.steps);
   Fetcher out(t.fetch_out, t.steps);
   for (std::int64_t s = 0; s < t.steps; ++s) {
@@ -157,7 +157,7 @@ void tile_1x2(const MatmulTile& t) {
 /// Tiles of fewer rows are configured as such, so that no row past the last is read, computed or written.
 void amx_tile(const MatmulTile& t) {
   memory_fence();
-  const bool fetches_out = t.fetch_c.rows > 0 && t.fetch_out.rows > 0;
+  const bool fetches_out = t.fetch_in.rows > 0 && t.fetch_out.rows > 0;
   if (t.rows == kRows) {
     fetches_out ? tile_2x2<true>(t) : tile_2x2<false>(t);
   } else {
@@ -306,7 +306,7 @@ constexpr MatmulKernels make_kernels() {
   p.packed_a_row_stride = kStep;
   p.packed_a_step_stride = kRows * kStep;
   p.tile = amx_tile;
-  p.finishes_rows = true;
+  p.fetches_stores = true;
   p.max_depth = 256;
   p.max_fetched_b_bytes = 128 * 1024;
   p.max_gradient_depth = 320;

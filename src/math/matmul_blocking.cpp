@@ -30,9 +30,6 @@ Blocking choose_blocking(const ProductKernels& kernels, std::int64_t rows, std::
   const std::int64_t most_bytes = fetched ? kernels.max_fetched_b_bytes : kernels.max_b_bytes;
   std::int64_t most_panels = std::max<std::int64_t>(1, most_bytes / panel_bytes);
   if (fetched && places.copied_a) most_panels = std::max(most_panels, kMinPanelsPerCopy);
-  if (kernels.finishes_rows) {
-    most_panels = std::min(most_panels, most_sum_bytes / (kernels.tile_rows * 4 * kernels.panel_cols));
-  }
   if (b.depths > 1)
     most_panels =
         std::min(most_panels, most_sum_bytes / (std::min(most_rows, tiles * kernels.tile_rows) * 4 * kernels.panel_cols));

@@ -38,11 +38,11 @@ struct MatmulTile {
   bool add = false;
   bool half = false;  ///< only the panel's first half matters: the rest of C need not be written
   /// Fetched a row at a time, spread over the steps: many at once would keep the tile's own loads waiting.
-  MatmulFetch fetch_c = {};  ///< into first-level cache, to be written; where rows are finished together (finishes_rows),
-                             ///< into second-level cache, what storing this tile will read
-  MatmulFetch fetch_a = {};  ///< into second-level cache
-  MatmulFetch fetch_b = {};  ///< into second-level cache, or not at all
-  MatmulFetch fetch_out = {};  ///< where rows are finished together: into second-level cache, what storing this tile writes
+  MatmulFetch fetch_c = {};    ///< into first-level cache, to be written
+  MatmulFetch fetch_a = {};    ///< into second-level cache
+  MatmulFetch fetch_b = {};    ///< into second-level cache, or not at all
+  MatmulFetch fetch_in = {};   ///< into second-level cache: what storing the finished tile will read,
+  MatmulFetch fetch_out = {};  ///< and what it will write
 };
 
 /// Writes out = tile + bias + residual (each of the latter two only where given) in f32 or, rounded to nearest even, in
@@ -81,9 +81,9 @@ struct ProductKernels {
   std::int64_t packed_a_gap = 0;  ///< elements between two tiles of a pack
 
   void (*tile)(const MatmulTile& tile) = nullptr;
-  bool finishes_rows = false;  ///< the front stores sums a row of tiles at a time; `tile` does what fetch_c and fetch_out say
-  bool strides_b = false;      ///< `tile` knows b_step_stride, so that panels of activations need no packing
-  bool fetches = false;        ///< `tile` does what fetch_a and fetch_c say
+  bool strides_b = false;       ///< `tile` knows b_step_stride, so that panels of activations need no packing
+  bool fetches = false;         ///< `tile` does what fetch_a and fetch_c say
+  bool fetches_stores = false;  ///< `tile` does what fetch_in and fetch_out say
   /// Most bytes of B that a task reads again for each of its tiles of A: a quarter of a 2 MiB second-level cache. Where more
   /// pays, it is because A is then read fewer times. Re-measure with matmul_bench.
   std::int64_t max_b_bytes = 512 * 1024;

@@ -110,21 +110,23 @@ void sink_backward(const ModelConfig& config, const float* sinks, const float* l
 
 template <class T>
 void attention_output_backward(Exec& exec, const ModelWeights& weights, std::int64_t layer, const BlockBuffers<T>& buffers,
-                               const BlockGradients<T>& gradients, const BlockDropout& dropout, RowRange range,
-                               std::int64_t chunk) {
+                               const BlockGradients<T>& gradients, const BlockDropout& dropout, RowRange range) {
   const ModelConfig& config = weights.config;
   const LayerWeights& w = weights.layers[static_cast<std::size_t>(layer)];
   const NormPartials partials = norm_partials(config);
-  float* sums = gradients.norm_partials + chunk * partials.width;
-  internal::branch_backward(exec, config, w.post_norm1, buffers.branch1, buffers.branch1_rstd, gradients.residual,
-                            gradients.attention_out, sums + partials.post_norm1, dropout.attention_out(range.begin), range);
+  internal::for_sum_rows(config, gradients, range, [&](RowRange part, float* sums) {
+    internal::branch_backward(exec, config, w.post_norm1, buffers.branch1, buffers.branch1_rstd, gradients.residual,
+                              gradients.attention_out, sums + partials.post_norm1, dropout.attention_out(part.begin), part);
+  });
   mark(exec, Operation::branch, StepPhase::backward, layer, moved_cost(range.rows() * config.width, 4 + sizeof(T)));
   matmul_backward_input(exec, rows_of(gradients.attention_out, range, config.width), w.attention_out,
                         mutable_rows_of(gradients.attention, range, config.query_width()));
   mark(exec, Operation::attention_out_product, StepPhase::backward, layer,
        product_cost(range.rows(), config.query_width(), config.width, sizeof(T), sizeof(T)));
   if (w.sinks != nullptr) {
-    sink_backward(config, w.sinks, buffers.lse, buffers.attention, gradients.attention, range, sums + partials.sinks);
+    internal::for_sum_rows(config, gradients, range, [&](RowRange part, float* sums) {
+      sink_backward(config, w.sinks, buffers.lse, buffers.attention, gradients.attention, part, sums + partials.sinks);
+    });
     mark(exec, Operation::attention, StepPhase::backward, layer,
          moved_cost(range.rows() * config.query_width(), 2 * sizeof(T)));
   }
@@ -132,8 +134,7 @@ void attention_output_backward(Exec& exec, const ModelWeights& weights, std::int
 
 template <class T>
 void attention_input_backward(Exec& exec, const ModelWeights& weights, std::int64_t layer, const BlockBuffers<T>& buffers,
-                              const BlockGradients<T>& gradients, const std::int32_t* positions, RowRange range,
-                              std::int64_t chunk) {
+                              const BlockGradients<T>& gradients, const std::int32_t* positions, RowRange range) {
   const ModelConfig& config = weights.config;
   const LayerWeights& w = weights.layers[static_cast<std::size_t>(layer)];
   const ElementwiseKernelsFor<T>& kernels = kernels_for<T>(exec);
@@ -141,25 +142,26 @@ void attention_input_backward(Exec& exec, const ModelWeights& weights, std::int6
   const std::int64_t qkv_width = config.qkv_width();
   const std::int64_t rotated_heads = config.heads + config.kv_heads;
   const NormPartials partials = norm_partials(config);
-  float* sums = gradients.norm_partials + chunk * partials.width;
 
   if (config.position == PositionKind::rope) {
     kernels.rope(gradients.qkv + range.begin * qkv_width, qkv_width, head_dim, range.rows(), rotated_heads, config.rotated(),
                  config.rope_pairing, weights.rope_of(layer), positions + range.begin, true);
   }
   if (config.qk_norm) {
-    std::fill_n(sums + partials.q_norm, head_dim, 0.0F);
-    std::fill_n(sums + partials.k_norm, head_dim, 0.0F);
-    for (std::int64_t row = range.begin; row < range.end; ++row) {
-      T* dq = gradients.qkv + row * qkv_width;
-      T* dk = dq + config.query_width();
-      const T* raw = buffers.qk_raw + row * rotated_heads * head_dim;
-      const float* rstd = buffers.qk_rstd + row * rotated_heads;
-      kernels.head_norm_backward(dq, head_dim, raw, head_dim, w.q_norm, rstd, dq, head_dim, sums + partials.q_norm,
-                                 config.heads, head_dim);
-      kernels.head_norm_backward(dk, head_dim, raw + config.query_width(), head_dim, w.k_norm, rstd + config.heads, dk,
-                                 head_dim, sums + partials.k_norm, config.kv_heads, head_dim);
-    }
+    internal::for_sum_rows(config, gradients, range, [&](RowRange part, float* sums) {
+      std::fill_n(sums + partials.q_norm, head_dim, 0.0F);
+      std::fill_n(sums + partials.k_norm, head_dim, 0.0F);
+      for (std::int64_t row = part.begin; row < part.end; ++row) {
+        T* dq = gradients.qkv + row * qkv_width;
+        T* dk = dq + config.query_width();
+        const T* raw = buffers.qk_raw + row * rotated_heads * head_dim;
+        const float* rstd = buffers.qk_rstd + row * rotated_heads;
+        kernels.head_norm_backward(dq, head_dim, raw, head_dim, w.q_norm, rstd, dq, head_dim, sums + partials.q_norm,
+                                   config.heads, head_dim);
+        kernels.head_norm_backward(dk, head_dim, raw + config.query_width(), head_dim, w.k_norm, rstd + config.heads, dk,
+                                   head_dim, sums + partials.k_norm, config.kv_heads, head_dim);
+      }
+    });
   }
 
   if (config.qk_norm || config.position == PositionKind::rope) {
@@ -173,23 +175,23 @@ void attention_input_backward(Exec& exec, const ModelWeights& weights, std::int6
                         {d_norm, ElementType::f32, range.rows(), config.width, config.width});
   mark(exec, Operation::qkv_product, StepPhase::backward, layer,
        product_cost(range.rows(), config.width, qkv_width, sizeof(T), sizeof(float)));
-  std::fill_n(sums + partials.norm1, config.width, 0.0F);
-  if (config.norm_bias) std::fill_n(sums + partials.norm1_bias, config.width, 0.0F);
-  internal::norm_backward(exec, config, w.norm1, d_norm, buffers.x_in, buffers.norm1_mean, buffers.norm1_rstd,
-                          gradients.residual, sums + partials.norm1, config.norm_bias ? sums + partials.norm1_bias : nullptr,
-                          range);
+  internal::for_sum_rows(config, gradients, range, [&](RowRange part, float* sums) {
+    internal::norm_backward(exec, config, w.norm1, d_norm + (part.begin - range.begin) * config.width, buffers.x_in,
+                            buffers.norm1_mean, buffers.norm1_rstd, gradients.residual, sums + partials.norm1,
+                            config.norm_bias ? sums + partials.norm1_bias : nullptr, part);
+  });
   mark(exec, Operation::norm, StepPhase::backward, layer, moved_cost(range.rows() * config.width, 4 * sizeof(float)));
 }
 
-#define QUERN_INSTANTIATE(T)                                                                                         \
-  template void attention_input_forward<T>(Exec&, const ModelWeights&, std::int64_t, const BlockBuffers<T>&,         \
-                                           const std::int32_t*, RowRange, const RowsReady&);                         \
-  template void attention_output_forward<T>(Exec&, const ModelWeights&, std::int64_t, const BlockBuffers<T>&,        \
-                                            const BlockDropout&, RowRange);                                          \
-  template void attention_output_backward<T>(Exec&, const ModelWeights&, std::int64_t, const BlockBuffers<T>&,       \
-                                             const BlockGradients<T>&, const BlockDropout&, RowRange, std::int64_t); \
-  template void attention_input_backward<T>(Exec&, const ModelWeights&, std::int64_t, const BlockBuffers<T>&,        \
-                                            const BlockGradients<T>&, const std::int32_t*, RowRange, std::int64_t);
+#define QUERN_INSTANTIATE(T)                                                                                   \
+  template void attention_input_forward<T>(Exec&, const ModelWeights&, std::int64_t, const BlockBuffers<T>&,   \
+                                           const std::int32_t*, RowRange, const RowsReady&);                   \
+  template void attention_output_forward<T>(Exec&, const ModelWeights&, std::int64_t, const BlockBuffers<T>&,  \
+                                            const BlockDropout&, RowRange);                                    \
+  template void attention_output_backward<T>(Exec&, const ModelWeights&, std::int64_t, const BlockBuffers<T>&, \
+                                             const BlockGradients<T>&, const BlockDropout&, RowRange);         \
+  template void attention_input_backward<T>(Exec&, const ModelWeights&, std::int64_t, const BlockBuffers<T>&,  \
+                                            const BlockGradients<T>&, const std::int32_t*, RowRange);
 QUERN_INSTANTIATE(float)
 QUERN_INSTANTIATE(bf16)
 #undef QUERN_INSTANTIATE

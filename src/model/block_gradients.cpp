@@ -49,7 +49,7 @@ NormPartials norm_partials(const ModelConfig& config) {
 template <class T>
 void block_weight_gradients(Exec& exec, const ModelConfig& config, const ParameterLayout& layout, std::int64_t layer,
                             const BlockBuffers<T>& buffers, const BlockGradients<T>& gradients, std::int64_t rows,
-                            std::int64_t chunks, bool accumulate, float* block) {
+                            bool accumulate, float* block) {
   using internal::rows_of;
   const LayerParameters& p = layout.layers[static_cast<std::size_t>(layer)];
   const RowRange all{0, rows};
@@ -90,7 +90,7 @@ void block_weight_gradients(Exec& exec, const ModelConfig& config, const Paramet
                          rows_of(buffers.norm1_out, all, config.width), target(p.qkv), target(p.qkv_bias), accumulate);
   marked(Operation::qkv_product, config.qkv_width(), config.width);
 
-  // Sums of chunks, in chunk order, in double.
+  // Sums of rows, in row order, in double, a few columns at a time.
   const NormPartials at = norm_partials(config);
   struct Piece {
     float* target;
@@ -109,22 +109,27 @@ void block_weight_gradients(Exec& exec, const ModelConfig& config, const Paramet
   exec.member.for_each(std::ssize(pieces), [&](std::int64_t index) {
     const Piece& piece = pieces[index];
     if (piece.target == nullptr) return;
-    for (std::int64_t i = 0; i < piece.count; ++i) {
-      double sum = accumulate ? static_cast<double>(piece.target[i]) : 0.0;
-      for (std::int64_t chunk = 0; chunk < chunks; ++chunk) {
-        sum += static_cast<double>(gradients.norm_partials[chunk * at.width + piece.start + i]);
+    constexpr std::int64_t kColumns = 64;
+    double sums[kColumns];
+    for (std::int64_t begin = 0; begin < piece.count; begin += kColumns) {
+      const std::int64_t columns = std::min(kColumns, piece.count - begin);
+      float* const target_columns = piece.target + begin;
+      for (std::int64_t i = 0; i < columns; ++i) sums[i] = accumulate ? static_cast<double>(target_columns[i]) : 0.0;
+      const float* partial = gradients.norm_partials + piece.start + begin;
+      for (std::int64_t group = 0; group < sum_groups(rows); ++group, partial += at.width) {
+        for (std::int64_t i = 0; i < columns; ++i) sums[i] += static_cast<double>(partial[i]);
       }
-      piece.target[i] = static_cast<float>(sum);
+      for (std::int64_t i = 0; i < columns; ++i) target_columns[i] = static_cast<float>(sums[i]);
     }
   });
-  mark(exec, Operation::sums, StepPhase::weight_gradient, layer, moved_cost(chunks * at.width, sizeof(float)));
+  mark(exec, Operation::sums, StepPhase::weight_gradient, layer, moved_cost(sum_groups(rows) * at.width, sizeof(float)));
 }
 
 template void block_weight_gradients<float>(Exec&, const ModelConfig&, const ParameterLayout&, std::int64_t,
-                                            const BlockBuffers<float>&, const BlockGradients<float>&, std::int64_t,
-                                            std::int64_t, bool, float*);
+                                            const BlockBuffers<float>&, const BlockGradients<float>&, std::int64_t, bool,
+                                            float*);
 template void block_weight_gradients<bf16>(Exec&, const ModelConfig&, const ParameterLayout&, std::int64_t,
-                                           const BlockBuffers<bf16>&, const BlockGradients<bf16>&, std::int64_t,
-                                           std::int64_t, bool, float*);
+                                           const BlockBuffers<bf16>&, const BlockGradients<bf16>&, std::int64_t, bool,
+                                           float*);
 
 }  // namespace quern

@@ -32,13 +32,13 @@ struct Backward {
   const ExpertGradients<T>& d;
   NormPartials partials;
 
-  [[nodiscard]] float* sums(std::int64_t chunk) const { return gradients.norm_partials + chunk * partials.width; }
-
   /// Fills d.branch of the rows, and d.output and kept.input of their slots.
-  void scatter(Exec& exec, const BlockDropout& dropout, RowRange range, std::int64_t chunk) const {
+  void scatter(Exec& exec, const BlockDropout& dropout, RowRange range) const {
     const std::int64_t width = config.width;
-    internal::branch_backward(exec, config, w.post_norm2, buffers.branch2, buffers.branch2_rstd, gradients.residual,
-                              d.branch, sums(chunk) + partials.post_norm2, dropout.mlp_out(range.begin), range);
+    internal::for_sum_rows(config, gradients, range, [&](RowRange part, float* sums) {
+      internal::branch_backward(exec, config, w.post_norm2, buffers.branch2, buffers.branch2_rstd, gradients.residual,
+                                d.branch, sums + partials.post_norm2, dropout.mlp_out(part.begin), part);
+    });
     for (std::int64_t i = range.begin * config.experts_used; i < range.end * config.experts_used; ++i) {
       const std::int64_t row = i / config.experts_used;
       kernels_for<T>(exec).from_f32(d.branch + row * width, width, d.output + kept.slot[i] * width, width, 1, width);
@@ -94,7 +94,7 @@ struct Backward {
 
   /// Adds up what the router and a row's experts, in the order of the choices, give back to norm2's output, and goes on
   /// through the norm.
-  void gather(Exec& exec, RowRange range, std::int64_t chunk) const {
+  void gather(Exec& exec, RowRange range) const {
     const std::int64_t width = config.width;
     const ElementwiseKernels& kernels = *exec.backend.kernels->elementwise;
     SplitScratch scratch(exec, static_cast<std::size_t>(range.rows() * width) * sizeof(float));
@@ -104,12 +104,11 @@ struct Backward {
     for (std::int64_t i = range.begin * config.experts_used; i < range.end * config.experts_used; ++i) {
       kernels.add(d.input + kept.slot[i] * width, d_norm + (i / config.experts_used - range.begin) * width, width);
     }
-    float* weight_sums = sums(chunk) + partials.norm2;
-    float* bias_sums = config.norm_bias ? sums(chunk) + partials.norm2_bias : nullptr;
-    std::fill_n(weight_sums, width, 0.0F);
-    if (bias_sums != nullptr) std::fill_n(bias_sums, width, 0.0F);
-    internal::norm_backward(exec, config, w.norm2, d_norm, buffers.x_mid, buffers.norm2_mean, buffers.norm2_rstd,
-                            gradients.residual, weight_sums, bias_sums, range);
+    internal::for_sum_rows(config, gradients, range, [&](RowRange part, float* sums) {
+      internal::norm_backward(exec, config, w.norm2, d_norm + (part.begin - range.begin) * width, buffers.x_mid,
+                              buffers.norm2_mean, buffers.norm2_rstd, gradients.residual, sums + partials.norm2,
+                              config.norm_bias ? sums + partials.norm2_bias : nullptr, part);
+    });
   }
 };
 
@@ -147,7 +146,7 @@ void experts_backward(Exec& exec, const ModelWeights& weights, std::int64_t laye
     exec.member.for_each((rows + chunk_rows - 1) / chunk_rows, [&](std::int64_t chunk) {
       TeamMember alone = exec.member.alone();
       Exec serial{alone, exec.backend, exec.scratch};
-      work(serial, RowRange{chunk * chunk_rows, std::min((chunk + 1) * chunk_rows, rows)}, chunk);
+      work(serial, RowRange{chunk * chunk_rows, std::min((chunk + 1) * chunk_rows, rows)});
     });
   };
   const auto for_experts = [&](auto&& work) {
@@ -157,19 +156,19 @@ void experts_backward(Exec& exec, const ModelWeights& weights, std::int64_t laye
     }
   };
 
-  for_chunks([&](Exec& serial, RowRange range, std::int64_t chunk) { backward.scatter(serial, dropout, range, chunk); });
+  for_chunks([&](Exec& serial, RowRange range) { backward.scatter(serial, dropout, range); });
   for_experts([&](std::int64_t e, RowRange slots) {
     matmul_backward_input(exec, rows_of(d.output, slots, width),
                           expert_slice(w.expert_out, config.experts, e, w.expert_out_pack),
                           mutable_rows_of(d.act, slots, hidden));
   });
-  for_chunks([&](Exec& serial, RowRange range, std::int64_t) { backward.through_weights(serial, range); });
+  for_chunks([&](Exec& serial, RowRange range) { backward.through_weights(serial, range); });
   for_experts([&](std::int64_t e, RowRange slots) {
     matmul_backward_input(exec, rows_of(d.pre, slots, 2 * hidden),
                           expert_slice(w.expert_in.whole(), config.experts, e, w.expert_in_pack),
                           mutable_rows_of(d.input, slots, width));
   });
-  for_chunks([&](Exec& serial, RowRange range, std::int64_t chunk) { backward.gather(serial, range, chunk); });
+  for_chunks([&](Exec& serial, RowRange range) { backward.gather(serial, range); });
   const auto slots = static_cast<double>(rows * config.experts_used);
   mark(exec, Operation::experts, StepPhase::backward, layer, {6.0 * slots * static_cast<double>(width * hidden), 0.0});
 }

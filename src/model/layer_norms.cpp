@@ -22,6 +22,8 @@ void norm_forward(Exec& exec, const ModelConfig& config, const float* weight, co
 
 void norm_backward(const Exec& exec, const ModelConfig& config, const float* weight, const float* dy, const float* x,
                    const float* mean, const float* rstd, float* residual, float* dweight, float* dbias, RowRange range) {
+  std::fill_n(dweight, config.width, 0.0F);
+  if (dbias != nullptr) std::fill_n(dbias, config.width, 0.0F);
   const ElementwiseKernels& kernels = *exec.backend.kernels->elementwise;
   const std::int64_t width = config.width;
   const std::int64_t start = range.begin * width;

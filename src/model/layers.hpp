@@ -76,17 +76,21 @@ struct ExpertGradients {
 /// Gradients of one block for all rows of a micro-batch; shared by all blocks.
 template <class T>
 struct BlockGradients {
-  float* residual = nullptr;   ///< [rows, width] gradient of x_out on entry, of x_in on return
-  T* mlp_out = nullptr;        ///< [rows, width] gradient of the feed-forward output (before its post norm)
-  T* mlp_pre = nullptr;        ///< [rows, mlp_width or 2 mlp_width]
-  T* attention_out = nullptr;  ///< [rows, width] gradient of the attention projection's output (before its post norm)
-  T* attention = nullptr;      ///< [rows, query_width]
-  T* qkv = nullptr;            ///< [rows, qkv_width]
-  float* norm_partials =
-      nullptr;  ///< [chunks, norm_partial_width] sums of each chunk for norm weights and biases, and sinks
+  float* residual = nullptr;       ///< [rows, width] gradient of x_out on entry, of x_in on return
+  T* mlp_out = nullptr;            ///< [rows, width] gradient of the feed-forward output (before its post norm)
+  T* mlp_pre = nullptr;            ///< [rows, mlp_width or 2 mlp_width]
+  T* attention_out = nullptr;      ///< [rows, width] gradient of the attention projection's output (before its post norm)
+  T* attention = nullptr;          ///< [rows, query_width]
+  T* qkv = nullptr;                ///< [rows, qkv_width]
+  float* norm_partials = nullptr;  ///< [sum_groups(rows), NormPartials::width] for norm parameters and sinks
   ExpertGradients<T>* experts = nullptr;  ///< models with experts only, which have no mlp_out and mlp_pre
   bool outgrow_caches = false;            ///< what weight gradients need will have left the caches by then
 };
+
+/// Gradients of norm parameters and sinks are summed over this many rows at a time, and these sums then in row order: so
+/// their bits depend neither on threads nor on how rows are cut into chunks, which begin at multiples of it.
+inline constexpr std::int64_t kSumRows = 32;
+[[nodiscard]] constexpr std::int64_t sum_groups(std::int64_t rows) { return (rows + kSumRows - 1) / kSumRows; }
 
 /// Rows begin .. end-1 of a batch.
 struct RowRange {
@@ -143,7 +147,7 @@ template <class T>
 void experts_forward(Exec& exec, const ModelWeights& weights, std::int64_t layer, const BlockBuffers<T>& buffers,
                      const BlockDropout& dropout, RowRange range);
 
-/// Where a chunk's sums for norm parameters and sinks stand in its row of BlockGradients::norm_partials (elements).
+/// Where the sums for norm parameters and sinks stand in a row of BlockGradients::norm_partials (elements).
 struct NormPartials {
   std::int64_t norm1 = 0, norm1_bias = 0, norm2 = 0, norm2_bias = 0, q_norm = 0, k_norm = 0, post_norm1 = 0, post_norm2 = 0;
   std::int64_t sinks = 0;
@@ -151,40 +155,38 @@ struct NormPartials {
 };
 [[nodiscard]] NormPartials norm_partials(const ModelConfig& config);
 
-/// Backward of mlp_forward on chunk `chunk` of rows `range`: residual goes from d x_out to d x_mid; fills mlp_out and
-/// mlp_pre, replaces the first mlp_width columns of buffers.mlp_pre by the activations, and zeroes then fills this chunk's
-/// norm2 and post norm sums. Serial exec.
+/// Backward of mlp_forward on the rows `range`, from a multiple of kSumRows on: residual goes from d x_out to d x_mid; fills
+/// mlp_out and mlp_pre, replaces the first mlp_width columns of buffers.mlp_pre by the activations, and zeroes then fills
+/// these rows' norm2 and post norm sums. Serial exec.
 template <class T>
 void mlp_backward(Exec& exec, const ModelWeights& weights, std::int64_t layer, const BlockBuffers<T>& buffers,
-                  const BlockGradients<T>& gradients, const BlockDropout& dropout, RowRange range, std::int64_t chunk);
+                  const BlockGradients<T>& gradients, const BlockDropout& dropout, RowRange range);
 
 /// Backward of mlp_forward for models with experts, on all `rows` in chunks of chunk_rows: residual goes from d x_out to d
-/// x_mid; fills gradients.experts and each chunk's norm2 and post norm sums. The choice of experts is taken as fixed. SPMD
+/// x_mid; fills gradients.experts and the norm2 and post norm sums. The choice of experts is taken as fixed. SPMD
 /// over the whole team.
 template <class T>
 void experts_backward(Exec& exec, const ModelWeights& weights, std::int64_t layer, const BlockBuffers<T>& buffers,
                       const BlockGradients<T>& gradients, const BlockDropout& dropout, std::int64_t rows,
                       std::int64_t chunk_rows);
 
-/// Backward of attention_output_forward up to the attention itself: fills attention_out, attention, and this chunk's
-/// sums of post norm and sinks. Serial exec.
+/// Backward of attention_output_forward up to the attention itself, rows as in mlp_backward: fills attention_out, attention,
+/// and the sums of post norm and sinks. Serial exec.
 template <class T>
 void attention_output_backward(Exec& exec, const ModelWeights& weights, std::int64_t layer, const BlockBuffers<T>& buffers,
-                               const BlockGradients<T>& gradients, const BlockDropout& dropout, RowRange range,
-                               std::int64_t chunk);
+                               const BlockGradients<T>& gradients, const BlockDropout& dropout, RowRange range);
 
 /// Backward of attention_input_forward: gradients.qkv holds the gradients after RoPE on entry and before QK norm on return;
-/// residual goes from d x_mid to d x_in; fills this chunk's norm1, q_norm and k_norm sums. Serial exec.
+/// residual goes from d x_mid to d x_in; fills the norm1, q_norm and k_norm sums. Rows as in mlp_backward. Serial exec.
 template <class T>
 void attention_input_backward(Exec& exec, const ModelWeights& weights, std::int64_t layer, const BlockBuffers<T>& buffers,
-                              const BlockGradients<T>& gradients, const std::int32_t* positions, RowRange range,
-                              std::int64_t chunk);
+                              const BlockGradients<T>& gradients, const std::int32_t* positions, RowRange range);
 
 /// Weight gradients of one block after its backward functions ran on all rows: `block` is the f32 gradient block in
 /// layout's order. `accumulate` adds to it. SPMD over the whole team.
 template <class T>
 void block_weight_gradients(Exec& exec, const ModelConfig& config, const ParameterLayout& layout, std::int64_t layer,
                             const BlockBuffers<T>& buffers, const BlockGradients<T>& gradients, std::int64_t rows,
-                            std::int64_t chunks, bool accumulate, float* block);
+                            bool accumulate, float* block);
 
 }  // namespace quern

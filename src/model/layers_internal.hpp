@@ -91,6 +91,15 @@ inline std::size_t stacked_parts(const ConstMatrix& in, const StackedWeight& w, 
   return count;
 }
 
+/// Calls `work(RowRange, float* sums)` for each kSumRows rows of `range` and their row of norm_partials.
+template <class T, class Work>
+void for_sum_rows(const ModelConfig& config, const BlockGradients<T>& gradients, RowRange range, Work&& work) {
+  const std::int64_t width = norm_partials(config).width;
+  for (std::int64_t begin = range.begin; begin < range.end; begin += kSumRows) {
+    work(RowRange{begin, std::min(begin + kSumRows, range.end)}, gradients.norm_partials + begin / kSumRows * width);
+  }
+}
+
 /// out [rows, w's rows] = in W^T + bias for a matrix in pieces.
 inline void stacked_forward(Exec& exec, const ConstMatrix& in, const StackedWeight& w, const MutableMatrix& out,
                             const float* bias) {
@@ -206,7 +215,7 @@ template <class T>
   return rows_of<T>(to, range, config.width);
 }
 
-/// norm_forward's backward: dy [range.rows, width] f32, contiguous; residual (+=) of rows `range`; sums dweight, dbias (+=).
+/// norm_forward's backward: dy [range.rows, width] f32, contiguous; residual (+=) of rows `range`; sums dweight, dbias.
 void norm_backward(const Exec& exec, const ModelConfig& config, const float* weight, const float* dy, const float* x,
                    const float* mean, const float* rstd, float* residual, float* dweight, float* dbias, RowRange range);
 

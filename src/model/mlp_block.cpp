@@ -75,7 +75,7 @@ void mlp_forward(Exec& exec, const ModelWeights& weights, std::int64_t layer, co
 
 template <class T>
 void mlp_backward(Exec& exec, const ModelWeights& weights, std::int64_t layer, const BlockBuffers<T>& buffers,
-                  const BlockGradients<T>& gradients, const BlockDropout& dropout, RowRange range, std::int64_t chunk) {
+                  const BlockGradients<T>& gradients, const BlockDropout& dropout, RowRange range) {
   const ModelConfig& config = weights.config;
   const LayerWeights& w = weights.layers[static_cast<std::size_t>(layer)];
   const std::int64_t width = config.width;
@@ -83,10 +83,11 @@ void mlp_backward(Exec& exec, const ModelWeights& weights, std::int64_t layer, c
   const std::int64_t pre_width = config.gated() ? 2 * hidden : hidden;
   const std::int64_t rows = range.rows();
   const NormPartials partials = norm_partials(config);
-  float* sums = gradients.norm_partials + chunk * partials.width;
 
-  internal::branch_backward(exec, config, w.post_norm2, buffers.branch2, buffers.branch2_rstd, gradients.residual,
-                            gradients.mlp_out, sums + partials.post_norm2, dropout.mlp_out(range.begin), range);
+  internal::for_sum_rows(config, gradients, range, [&](RowRange part, float* sums) {
+    internal::branch_backward(exec, config, w.post_norm2, buffers.branch2, buffers.branch2_rstd, gradients.residual,
+                              gradients.mlp_out, sums + partials.post_norm2, dropout.mlp_out(part.begin), part);
+  });
   mark(exec, Operation::branch, StepPhase::backward, layer, moved_cost(rows * width, 4 + sizeof(T)));
 
   // A gated unit's two gradients need the whole gradient of its output; others are formed as sums leave the product, and
@@ -126,11 +127,11 @@ void mlp_backward(Exec& exec, const ModelWeights& weights, std::int64_t layer, c
                         {d_norm, ElementType::f32, rows, width, width});
   mark(exec, Operation::mlp_in_product, StepPhase::backward, layer,
        product_cost(rows, width, pre_width, sizeof(T), sizeof(float)));
-  std::fill_n(sums + partials.norm2, width, 0.0F);
-  if (config.norm_bias) std::fill_n(sums + partials.norm2_bias, width, 0.0F);
-  internal::norm_backward(exec, config, w.norm2, d_norm, buffers.x_mid, buffers.norm2_mean, buffers.norm2_rstd,
-                          gradients.residual, sums + partials.norm2, config.norm_bias ? sums + partials.norm2_bias : nullptr,
-                          range);
+  internal::for_sum_rows(config, gradients, range, [&](RowRange part, float* sums) {
+    internal::norm_backward(exec, config, w.norm2, d_norm + (part.begin - range.begin) * width, buffers.x_mid,
+                            buffers.norm2_mean, buffers.norm2_rstd, gradients.residual, sums + partials.norm2,
+                            config.norm_bias ? sums + partials.norm2_bias : nullptr, part);
+  });
   mark(exec, Operation::norm, StepPhase::backward, layer, moved_cost(rows * width, 4 * sizeof(float)));
 }
 
@@ -138,7 +139,7 @@ void mlp_backward(Exec& exec, const ModelWeights& weights, std::int64_t layer, c
   template void mlp_forward<T>(Exec&, const ModelWeights&, std::int64_t, const BlockBuffers<T>&, const BlockDropout&,       \
                                RowRange);                                                                                   \
   template void mlp_backward<T>(Exec&, const ModelWeights&, std::int64_t, const BlockBuffers<T>&, const BlockGradients<T>&, \
-                                const BlockDropout&, RowRange, std::int64_t);
+                                const BlockDropout&, RowRange);
 QUERN_INSTANTIATE(float)
 QUERN_INSTANTIATE(bf16)
 #undef QUERN_INSTANTIATE

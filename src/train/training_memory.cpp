@@ -5,7 +5,8 @@
 namespace quern {
 
 Result<TrainingMemory> TrainingMemory::plan(const Backend& backend, ComputeType compute, const ModelConfig& config,
-                                            const PassShape& shape, int threads) {
+                                            PassShape shape, int threads) {
+  shape.threads = threads;
   TrainingMemory memory;
   memory.config_ = config;
   memory.layout_ = parameter_layout(config);

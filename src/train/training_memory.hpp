@@ -16,7 +16,7 @@ namespace quern {
 class TrainingMemory {
  public:
   [[nodiscard]] static Result<TrainingMemory> plan(const Backend& backend, ComputeType compute, const ModelConfig& config,
-                                                   const PassShape& shape, int threads);
+                                                   PassShape shape, int threads);
 
   [[nodiscard]] Result<void> allocate();
 

@@ -15,12 +15,40 @@ namespace {
 /// Bytes of a chunk's buffers: some of them wait outside a 2 MiB L2, but weights are read for more rows at a time.
 constexpr std::int64_t kChunkBytes = std::int64_t{3} << 20;
 
+/// Rows per chunk of the row-wise parts of a pass.
+std::int64_t pass_chunk_rows(const ModelConfig& config, const PassShape& shape) {
+  const std::int64_t hidden = config.gated() ? 3 * config.mlp_width : 2 * config.mlp_width;
+  const std::int64_t row_bytes = 8 * config.width + 2 * (config.qkv_width() + config.query_width() + hidden);
+  const std::int64_t cache_rows = kChunkBytes / row_bytes;
+  const std::int64_t spread_rows = shape.rows / (4 * shape.threads);  // threads take at least four in turns
+  return std::clamp<std::int64_t>(std::min(cache_rows, spread_rows) / kSumRows * kSumRows, kSumRows, 256);
+}
+
+/// Sequences that one thread takes through attention and all that surrounds it, so that what these pass on stays in its
+/// caches: as many whole sequences as a chunk holds. 0: sequences are cut among threads instead, since they are of different
+/// lengths, do not begin at multiples of kSumRows, or are too few or too long.
+std::int64_t sequences_per_group(const ModelConfig& config, const BatchView& batch, std::int64_t chunk_rows, int threads) {
+  /// Of a group's queries, keys and values.
+  constexpr std::int64_t kMaxBytes = std::int64_t{3} << 19;
+  const std::int64_t length = batch.sequences.front().rows;
+  for (std::size_t i = 0; i < batch.sequences.size(); ++i) {
+    const SequenceRows& sequence = batch.sequences[i];
+    if (sequence.rows != length || sequence.first_row != static_cast<std::int64_t>(i) * length) return 0;
+  }
+  const std::int64_t count = std::ssize(batch.sequences);
+  const std::int64_t sequences = std::max<std::int64_t>(chunk_rows / length, 1);
+  const std::int64_t groups = (count + sequences - 1) / sequences;
+  const bool balanced = groups % threads == 0 || groups >= 8 * threads;
+  if (config.experts > 0 || !balanced || (count > sequences && sequences * length % kSumRows != 0)) return 0;
+  return 2 * sequences * length * config.qkv_width() <= kMaxBytes ? sequences : 0;
+}
+
 template <class T>
 class TypedTrainingPass final : public TrainingPass {
  public:
   TypedTrainingPass(const Backend& backend, const ModelConfig& config, const PassShape& shape, bool backward,
                     MemoryPlan& plan)
-      : backend_(backend), config_(config), shape_(shape), chunk_rows_(pass_chunk_rows(config, shape.rows)) {
+      : backend_(backend), config_(config), shape_(shape), chunk_rows_(pass_chunk_rows(config, shape)) {
     plan_buffers(backward, plan);
     sequences_.resize(static_cast<std::size_t>(config.layers * shape.max_sequences));
     pages_.resize(static_cast<std::size_t>(config.layers * shape.max_sequences * 2));
@@ -57,6 +85,7 @@ class TypedTrainingPass final : public TrainingPass {
   void set_batch(const BatchView& batch, const PassOptions& options) override {
     batch_ = batch;
     options_ = options;
+    group_sequences_ = sequences_per_group(config_, batch, chunk_rows_, shape_.threads);
     for (std::int64_t row = 0; row < batch.rows; ++row) scaled_weight_[row] = batch.weights[row] * options.gradient_scale;
     const std::int64_t count = std::ssize(batch.sequences);
     for (std::int64_t layer = 0; layer < config_.layers; ++layer) {
@@ -176,7 +205,6 @@ class TypedTrainingPass final : public TrainingPass {
     plan_one(head_.d_logits, "logit gradients", tiling.block_rows * c.vocab, L, L, plan);
     plan_one(head_.norm_partials, "final norm sums", (rows + tiling.chunk_rows - 1) / tiling.chunk_rows * 2 * c.width, L, L,
              plan);
-    const std::int64_t chunks = (rows + chunk_rows_ - 1) / chunk_rows_;
     plan_one(gradients_.residual, "residual gradient", rows * c.width, L, end, plan);
     if (c.experts > 0) {
       plan_expert_gradients(L + 1, end, plan);
@@ -187,7 +215,7 @@ class TypedTrainingPass final : public TrainingPass {
     plan_one(gradients_.attention_out, "attention output gradient", rows * c.width, L + 1, end, plan);
     plan_one(gradients_.attention, "attention gradient", rows * c.query_width(), L + 1, end, plan);
     plan_one(gradients_.qkv, "qkv gradient", rows * c.qkv_width(), L + 1, end, plan);
-    plan_one(gradients_.norm_partials, "norm sums", chunks * norm_partials(c).width, L + 1, end, plan);
+    plan_one(gradients_.norm_partials, "norm sums", sum_groups(rows) * norm_partials(c).width, L + 1, end, plan);
   }
 
   /// What layer l's experts keep, and once what all share.
@@ -224,19 +252,51 @@ class TypedTrainingPass final : public TrainingPass {
     gradients_.experts = &d;
   }
 
-  /// Runs `work(Exec&, RowRange, chunk)` on every chunk of rows, one thread each.
+  /// Runs `work(Exec&, RowRange)` on every chunk of rows, one thread each.
   template <class Work>
   void for_chunks(Exec& exec, Work&& work) {
     exec.member.for_each((batch_.rows + chunk_rows_ - 1) / chunk_rows_, [&](std::int64_t chunk) {
-      const RowRange range{chunk * chunk_rows_, std::min((chunk + 1) * chunk_rows_, batch_.rows)};
       TeamMember alone = exec.member.alone();
       Exec serial{alone, exec.backend, exec.scratch};
-      work(serial, range, chunk);
+      work(serial, RowRange{chunk * chunk_rows_, std::min((chunk + 1) * chunk_rows_, batch_.rows)});
     });
   }
 
-  [[nodiscard]] std::span<const AttentionSequence> layer_sequences(std::int64_t layer) const {
-    return {sequences_.data() + layer * shape_.max_sequences, batch_.sequences.size()};
+  /// Sequences first .. first+count-1 of the batch and their rows.
+  struct Group {
+    std::size_t first = 0;
+    std::size_t count = 0;
+    RowRange rows;
+  };
+
+  /// Runs `work(Exec&, const Group&)` on every group of sequences, one thread each.
+  template <class Work>
+  void for_groups(Exec& exec, Work&& work) {
+    const auto count = static_cast<std::int64_t>(batch_.sequences.size());
+    const std::int64_t length = batch_.sequences.front().rows;
+    exec.member.for_each((count + group_sequences_ - 1) / group_sequences_, [&](std::int64_t index) {
+      const std::int64_t first = index * group_sequences_;
+      const std::int64_t sequences = std::min(group_sequences_, count - first);
+      TeamMember alone = exec.member.alone();
+      Exec serial{alone, exec.backend, exec.scratch};
+      work(serial, Group{static_cast<std::size_t>(first),
+                         static_cast<std::size_t>(sequences),
+                         {first * length, (first + sequences) * length}});
+    });
+  }
+
+  /// Runs `work(RowRange)` on the chunks of a group's rows.
+  template <class Work>
+  void for_chunks_of(const Group& group, Work&& work) {
+    for (std::int64_t begin = group.rows.begin; begin < group.rows.end; begin += chunk_rows_) {
+      work(RowRange{begin, std::min(begin + chunk_rows_, group.rows.end)});
+    }
+  }
+
+  [[nodiscard]] Group whole_batch() const { return {0, batch_.sequences.size(), {0, batch_.rows}}; }
+
+  [[nodiscard]] std::span<const AttentionSequence> layer_sequences(std::int64_t layer, const Group& group) const {
+    return {sequences_.data() + layer * shape_.max_sequences + static_cast<std::int64_t>(group.first), group.count};
   }
 
   [[nodiscard]] AttentionShape shape_of(const ModelWeights& weights, std::int64_t layer) const {
@@ -246,13 +306,13 @@ class TypedTrainingPass final : public TrainingPass {
   }
 
   /// Of the products with the keys that queries see, forward (`passes` 1) or backward (2: recomputation is not counted).
-  [[nodiscard]] OperationCost attention_cost(std::int64_t layer, std::int64_t passes) const {
+  [[nodiscard]] OperationCost attention_cost(std::int64_t layer, const Group& group, std::int64_t passes) const {
     const std::int64_t window = attention_shapes_[static_cast<std::size_t>(layer)].window;
     double pairs = 0.0;
-    for (const SequenceRows& sequence : batch_.sequences) {
+    for (const SequenceRows& sequence : batch_.sequences.subspan(group.first, group.count)) {
       pairs += static_cast<double>(sequence.rows) * mean_visible_keys(sequence.rows, window);
     }
-    const std::int64_t elements = batch_.rows * (config_.qkv_width() + config_.query_width());
+    const std::int64_t elements = group.rows.rows() * (config_.qkv_width() + config_.query_width());
     return {4.0 * static_cast<double>(passes * config_.query_width()) * pairs,
             moved_cost(elements * passes, sizeof(T)).bytes};
   }
@@ -263,61 +323,96 @@ class TypedTrainingPass final : public TrainingPass {
     return dropout;
   }
 
-  void forward(Exec& exec, const ModelWeights& weights) {
-    const std::int32_t* positions = batch_.positions;
-    for_chunks(exec, [&](Exec& serial, RowRange range, std::int64_t) {
-      embedding_forward(serial, weights, batch_.inputs, positions, blocks_.front().x_in,
-                        {options_.dropout.probability, options_.dropout.seed, options_.dropout.step, 0, 0}, range);
-      attention_input_forward(serial, weights, 0, blocks_.front(), positions, range);
-    });
-    for (std::int64_t layer = 0; layer < config_.layers; ++layer) {
-      const BlockBuffers<T>& block = blocks_[static_cast<std::size_t>(layer)];
+  void embed(Exec& serial, const ModelWeights& weights, RowRange range) {
+    embedding_forward(serial, weights, batch_.inputs, batch_.positions, blocks_.front().x_in,
+                      {options_.dropout.probability, options_.dropout.seed, options_.dropout.step, 0, 0}, range);
+    attention_input_forward(serial, weights, 0, blocks_.front(), batch_.positions, range);
+  }
+
+  void attend(Exec& exec, const ModelWeights& weights, std::int64_t layer, const Group& group) {
+    const BlockBuffers<T>& block = blocks_[static_cast<std::size_t>(layer)];
+    attention_forward<T>(exec, shape_of(weights, layer), layer_sequences(layer, group), {block.qkv, config_.qkv_width()},
+                         {block.attention, config_.query_width()}, block.lse, dropout_of(layer).attention());
+    mark(exec, Operation::attention, StepPhase::forward, layer, attention_cost(layer, group, 1));
+  }
+
+  /// From a layer's attention to what the next layer's attention reads.
+  void after_attention(Exec& serial, const ModelWeights& weights, std::int64_t layer, RowRange range) {
+    const BlockBuffers<T>& block = blocks_[static_cast<std::size_t>(layer)];
+    if (config_.experts == 0) {  // experts take all rows at once
       const BlockDropout dropout = dropout_of(layer);
-      attention_forward<T>(exec, shape_of(weights, layer), layer_sequences(layer), {block.qkv, config_.qkv_width()},
-                           {block.attention, config_.query_width()}, block.lse, dropout.attention());
-      mark(exec, Operation::attention, StepPhase::forward, layer, attention_cost(layer, 1));
-      const bool experts = config_.experts > 0;  // they take all rows at once
-      if (experts) {
-        for_chunks(exec, [&](Exec& serial, RowRange range, std::int64_t) {
+      attention_output_forward(serial, weights, layer, block, dropout, range);
+      mlp_forward(serial, weights, layer, block, dropout, range);
+    }
+    if (layer + 1 < config_.layers) {
+      attention_input_forward(serial, weights, layer + 1, blocks_[static_cast<std::size_t>(layer + 1)], batch_.positions,
+                              range);
+    }
+  }
+
+  void forward(Exec& exec, const ModelWeights& weights) {
+    if (group_sequences_ > 0) {
+      for_groups(exec, [&](Exec& serial, const Group& group) {
+        for_chunks_of(group, [&](RowRange range) { embed(serial, weights, range); });
+        for (std::int64_t layer = 0; layer < config_.layers; ++layer) {
+          attend(serial, weights, layer, group);
+          for_chunks_of(group, [&](RowRange range) { after_attention(serial, weights, layer, range); });
+        }
+      });
+      return;
+    }
+    for_chunks(exec, [&](Exec& serial, RowRange range) { embed(serial, weights, range); });
+    for (std::int64_t layer = 0; layer < config_.layers; ++layer) {
+      attend(exec, weights, layer, whole_batch());
+      if (config_.experts > 0) {
+        const BlockBuffers<T>& block = blocks_[static_cast<std::size_t>(layer)];
+        const BlockDropout dropout = dropout_of(layer);
+        for_chunks(exec, [&](Exec& serial, RowRange range) {
           attention_output_forward(serial, weights, layer, block, dropout, range);
         });
         mlp_forward(exec, weights, layer, block, dropout, {0, batch_.rows});
       }
-      for_chunks(exec, [&](Exec& serial, RowRange range, std::int64_t) {
-        if (!experts) {
-          attention_output_forward(serial, weights, layer, block, dropout, range);
-          mlp_forward(serial, weights, layer, block, dropout, range);
-        }
-        if (layer + 1 < config_.layers) {
-          attention_input_forward(serial, weights, layer + 1, blocks_[static_cast<std::size_t>(layer + 1)], positions,
-                                  range);
-        }
-      });
+      for_chunks(exec, [&](Exec& serial, RowRange range) { after_attention(serial, weights, layer, range); });
     }
+  }
+
+  void attend_backward(Exec& exec, const ModelWeights& weights, std::int64_t layer, const Group& group) {
+    const BlockBuffers<T>& block = blocks_[static_cast<std::size_t>(layer)];
+    const std::int64_t qkv_width = config_.qkv_width();
+    const std::int64_t query_width = config_.query_width();
+    attention_backward<T>(exec, shape_of(weights, layer), layer_sequences(layer, group), {block.qkv, qkv_width},
+                          {block.attention, query_width}, {gradients_.attention, query_width}, block.lse,
+                          {gradients_.qkv, qkv_width}, {gradients_.qkv + query_width, qkv_width},
+                          {gradients_.qkv + query_width + config_.kv_width(), qkv_width}, dropout_of(layer).attention());
+    mark(exec, Operation::attention, StepPhase::backward, layer, attention_cost(layer, group, 2));
   }
 
   void layer_backward(Exec& exec, const ModelWeights& weights, const ParameterLayout& layout, std::int64_t layer,
                       float* gradients) {
     const BlockBuffers<T>& block = blocks_[static_cast<std::size_t>(layer)];
     const BlockDropout dropout = dropout_of(layer);
-    const bool experts = config_.experts > 0;
-    if (experts) experts_backward(exec, weights, layer, block, gradients_, dropout, batch_.rows, chunk_rows_);
-    for_chunks(exec, [&](Exec& serial, RowRange range, std::int64_t chunk) {
-      if (!experts) mlp_backward(serial, weights, layer, block, gradients_, dropout, range, chunk);
-      attention_output_backward(serial, weights, layer, block, gradients_, dropout, range, chunk);
-    });
-    const std::int64_t qkv_width = config_.qkv_width();
-    const std::int64_t query_width = config_.query_width();
-    attention_backward<T>(exec, shape_of(weights, layer), layer_sequences(layer), {block.qkv, qkv_width},
-                          {block.attention, query_width}, {gradients_.attention, query_width}, block.lse,
-                          {gradients_.qkv, qkv_width}, {gradients_.qkv + query_width, qkv_width},
-                          {gradients_.qkv + query_width + config_.kv_width(), qkv_width}, dropout.attention());
-    mark(exec, Operation::attention, StepPhase::backward, layer, attention_cost(layer, 2));
-    for_chunks(exec, [&](Exec& serial, RowRange range, std::int64_t chunk) {
-      attention_input_backward(serial, weights, layer, block, gradients_, batch_.positions, range, chunk);
-    });
-    block_weight_gradients(exec, config_, layout, layer, block, gradients_, batch_.rows,
-                           (batch_.rows + chunk_rows_ - 1) / chunk_rows_, options_.accumulate, gradients);
+    const auto before_attention = [&](Exec& serial, RowRange range) {
+      if (config_.experts == 0) mlp_backward(serial, weights, layer, block, gradients_, dropout, range);
+      attention_output_backward(serial, weights, layer, block, gradients_, dropout, range);
+    };
+    const auto past_attention = [&](Exec& serial, RowRange range) {
+      attention_input_backward(serial, weights, layer, block, gradients_, batch_.positions, range);
+    };
+    if (group_sequences_ > 0) {
+      for_groups(exec, [&](Exec& serial, const Group& group) {
+        for_chunks_of(group, [&](RowRange range) { before_attention(serial, range); });
+        attend_backward(serial, weights, layer, group);
+        for_chunks_of(group, [&](RowRange range) { past_attention(serial, range); });
+      });
+    } else {
+      if (config_.experts > 0) {
+        experts_backward(exec, weights, layer, block, gradients_, dropout, batch_.rows, chunk_rows_);
+      }
+      for_chunks(exec, before_attention);
+      attend_backward(exec, weights, layer, whole_batch());
+      for_chunks(exec, past_attention);
+    }
+    block_weight_gradients(exec, config_, layout, layer, block, gradients_, batch_.rows, options_.accumulate, gradients);
   }
 
   void embedding_gradients(Exec& exec, const ParameterLayout& layout, float* gradients) {
@@ -347,6 +442,7 @@ class TypedTrainingPass final : public TrainingPass {
   ModelConfig config_;
   PassShape shape_;
   std::int64_t chunk_rows_;
+  std::int64_t group_sequences_ = 0;  ///< of this batch; see sequences_per_group()
   std::vector<Binding> bindings_;
   std::vector<BlockBuffers<T>> blocks_;
   BlockGradients<T> gradients_;
@@ -371,14 +467,6 @@ std::unique_ptr<TrainingPass> TrainingPass::create(const Backend& backend, Compu
     return std::make_unique<TypedTrainingPass<bf16>>(backend, config, shape, backward, plan);
   }
   return std::make_unique<TypedTrainingPass<float>>(backend, config, shape, backward, plan);
-}
-
-std::int64_t pass_chunk_rows(const ModelConfig& config, std::int64_t rows) {
-  const std::int64_t hidden = config.gated() ? 3 * config.mlp_width : 2 * config.mlp_width;
-  const std::int64_t row_bytes = 8 * config.width + 2 * (config.qkv_width() + config.query_width() + hidden);
-  const std::int64_t cache_rows = kChunkBytes / row_bytes;
-  const std::int64_t spread_rows = (rows + 15) / 16;  // at least 16 chunks where there are rows enough
-  return std::clamp<std::int64_t>(std::min(cache_rows, spread_rows) / 32 * 32, 32, 256);
 }
 
 }  // namespace quern

@@ -40,6 +40,7 @@ struct PassShape {
   std::int64_t rows = 0;           ///< tokens of a micro-batch (at most)
   std::int64_t max_length = 0;     ///< longest sequence
   std::int64_t max_sequences = 0;  ///< sequences in a micro-batch (at most)
+  int threads = 1;                 ///< among which the work is cut; changes speed only
   /// What grows beyond this has left the last-level cache before it is read again, and is written past the caches. Changes
   /// speed only; the default is a guess that suits two cores' share of one.
   std::int64_t cached_bytes = std::int64_t{32} << 20;
@@ -76,8 +77,5 @@ class TrainingPass {
   /// Cross-entropy of each row in nats, 0 where masked; valid until the next pass.
   [[nodiscard]] virtual std::span<const float> row_losses() const = 0;
 };
-
-/// Rows per chunk of the row-wise parts of a pass; a function of the shapes alone.
-[[nodiscard]] std::int64_t pass_chunk_rows(const ModelConfig& config, std::int64_t rows);
 
 }  // namespace quern

@@ -184,6 +184,7 @@ ModelHarness::ModelHarness(const ModelConfig& model, const Backend& chosen, Comp
                                {.rows = max_rows,
                                 .max_length = std::min(config.context, max_rows),
                                 .max_sequences = max_rows,
+                                .threads = threads,
                                 .cached_bytes = cached_bytes},
                                true, plan_);
   scratch_bytes_ = pass_->scratch_bytes();
