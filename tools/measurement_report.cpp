@@ -177,7 +177,7 @@ std::string measurement_text(const MachineMeasurement& measurement) {
   write_streams(text, measurement.streams);
   if (!measurement.pages.empty()) write_pages(text, measurement.pages);
   if (!measurement.latencies.empty()) write_times(text, measurement);
-  if (!measurement.clock_method.empty()) write_clocks(text, measurement);
+  if (!measurement.clocks.empty()) write_clocks(text, measurement);
   return text;
 }
 

@@ -49,7 +49,8 @@ class Measurer {
  private:
   [[nodiscard]] bool stopped() const { return watcher_.stop && watcher_.stop(); }
   void progress(std::string_view stage, std::size_t done, std::size_t total) const {
-    if (watcher_.progress) watcher_.progress(stage, static_cast<std::int64_t>(done), static_cast<std::int64_t>(total));
+    if (watcher_.progress && !stopped())
+      watcher_.progress(stage, static_cast<std::int64_t>(done), static_cast<std::int64_t>(total));
   }
   [[nodiscard]] Repeats repeats(double seconds = 0.005) const {
     return {.warmup = options_.warmup, .measured = options_.measured, .seconds = seconds, .stop = watcher_.stop};
