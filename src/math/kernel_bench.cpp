@@ -205,7 +205,7 @@ Result<KernelBench> bench_kernels(ThreadTeam& team, const Backend& backend, cons
   if (block.data() == nullptr) return no_memory(fmt::format("no memory for {} bytes of operands", bytes));
   const BenchMemory memory{{block.data(), bytes}};
   fill(team, memory);
-  auto calibration = KernelCalibration::make(team, backend, report, memory);
+  auto calibration = KernelCalibration::make(team, backend, report, memory, options.roof_seconds);
   if (!calibration) return tl::make_unexpected(calibration.error());
   return Bench(team, backend, options, watcher, memory, std::move(*calibration)).run(chosen);
 }

@@ -67,7 +67,9 @@ struct Roof {
 struct KernelBenchOptions {
   int warmup = 5;
   int measured = 10;
-  double seconds = 0.003;        ///< least length of a repeat: calls are doubled until it takes this long
+  double seconds = 0.003;  ///< least length of a repeat: calls are doubled until it takes this long
+  /// Of a measurement of the roof: long beside the time in which a core takes up the clock of vectors and tiles.
+  double roof_seconds = 0.003;
   std::size_t memory_bytes = 0;  ///< of BenchMemory; 0: twice the largest cache, at least 256 MiB, at most an eighth of what
                                  ///< the process may take
   std::string filter;            ///< cases whose name contains it; empty: all

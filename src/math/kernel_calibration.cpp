@@ -11,7 +11,6 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-constexpr double kBurstSeconds = 0.003;  // long beside the time in which a core takes up the clock of vectors and tiles
 /// Of one pass over memory by all threads: 4 ms at 30 GB/s.
 constexpr std::size_t kMemoryPassBytes = std::size_t{128} << 20;
 
@@ -35,16 +34,17 @@ double threads_per_second(ThreadTeam& team, const Work& work) {
 }  // namespace
 
 KernelCalibration::KernelCalibration(ThreadTeam& team, const Backend& backend, const HardwareReport& report,
-                                     const BenchMemory& memory)
+                                     const BenchMemory& memory, double seconds)
     : team_(&team),
       backend_(&backend),
       memory_(&memory),
+      seconds_(seconds),
       streams_(&stream_kernels(report.features, backend.kernels->isa)),
       sets_(working_sets(report.topology, team.size(), memory.bytes.size())) {}
 
 Result<KernelCalibration> KernelCalibration::make(ThreadTeam& team, const Backend& backend, const HardwareReport& report,
-                                                  const BenchMemory& memory) {
-  KernelCalibration calibration(team, backend, report, memory);
+                                                  const BenchMemory& memory, double seconds) {
+  KernelCalibration calibration(team, backend, report, memory, seconds);
   for (const WorkingSet& set : calibration.sets_) {
     if (set.level == 0) continue;
     std::vector<PageBlock>& blocks = calibration.blocks_[set.level];
@@ -88,8 +88,8 @@ double KernelCalibration::memory_pass(bool update) {
 
 double KernelCalibration::measure(const Roof& roof) {
   if (roof.arithmetic) {
-    const std::vector<double> rates = peak_rates(*team_, *backend_->kernels, roof.type,
-                                                 {.warmup = 0, .measured = 1, .seconds = kBurstSeconds, .stop = {}});
+    const std::vector<double> rates =
+        peak_rates(*team_, *backend_->kernels, roof.type, {.warmup = 0, .measured = 1, .seconds = seconds_, .stop = {}});
     return rates.empty() ? 0.0 : rates.front();
   }
   if (roof.level == 0) {
@@ -105,7 +105,7 @@ double KernelCalibration::measure(const Roof& roof) {
     const double rate = threads_per_second(*team_, [&](TeamMember& member) {
       streams_->read(blocks[static_cast<std::size_t>(member.index())].data(), bytes, passes);
     });
-    if (std::chrono::duration<double>(Clock::now() - start).count() >= kBurstSeconds) {
+    if (std::chrono::duration<double>(Clock::now() - start).count() >= seconds_) {
       return static_cast<double>(bytes) * static_cast<double>(passes) * rate;
     }
     passes *= 2;

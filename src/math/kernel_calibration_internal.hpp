@@ -13,12 +13,12 @@
 
 namespace quern {
 
-/// Measures peaks and bandwidths of a team, each in about a millisecond.
+/// Measures peaks and bandwidths of a team, each in some milliseconds.
 class KernelCalibration {
  public:
-  /// `memory` must outlive this. Error no_memory.
+  /// `memory` must outlive this. `seconds`: of a measurement. Error no_memory.
   [[nodiscard]] static Result<KernelCalibration> make(ThreadTeam& team, const Backend& backend, const HardwareReport& report,
-                                                      const BenchMemory& memory);
+                                                      const BenchMemory& memory, double seconds);
 
   /// The roof under which a case lies: of its arithmetic's peak and its level's bandwidth times its FLOP per byte the lower,
   /// by a first measurement of both.
@@ -27,7 +27,8 @@ class KernelCalibration {
   [[nodiscard]] double measure(const Roof& roof);
 
  private:
-  KernelCalibration(ThreadTeam& team, const Backend& backend, const HardwareReport& report, const BenchMemory& memory);
+  KernelCalibration(ThreadTeam& team, const Backend& backend, const HardwareReport& report, const BenchMemory& memory,
+                    double seconds);
   [[nodiscard]] int level_of(const KernelCase& one) const;
   [[nodiscard]] double first(const Roof& roof);
   /// Bytes per second of one pass over a part of the memory, read or (read and written in place).
@@ -36,6 +37,7 @@ class KernelCalibration {
   ThreadTeam* team_;
   const Backend* backend_;
   const BenchMemory* memory_;
+  double seconds_;
   const StreamKernels* streams_;
   std::vector<WorkingSet> sets_;
   std::map<int, std::vector<PageBlock>> blocks_;  ///< by level, one a thread
