@@ -49,7 +49,7 @@ struct MixModel {
 
 /// The same for a model of which there need not be a file: `tensors` have names, types and shapes; their data are not read.
 /// `name` stands for the file's in errors. Choices point into `tensors`.
-[[nodiscard]] Result<std::vector<TensorChoice>> choose_types(std::span<const GgufTensor> tensors, const MixModel& model,
+[[nodiscard]] Result<std::vector<TensorChoice>> choose_types(std::span<const GgufTensor> tensors, const MixModel& said,
                                                              const std::string& name, const MixOptions& options);
 
 /// Whether a tensor is one that mixes quantize at all, and the type that takes its place where `type` does not divide its

@@ -72,7 +72,7 @@ void look_up(const std::filesystem::path& list, std::map<Ids, std::string>& name
       vendor = *id;
       vendor_name = name;
     } else if (const auto wanted = names.find({vendor, *id}); wanted != names.end()) {
-      wanted->second = vendor_name + " " + name;
+      wanted->second = fmt::format("{} {}", vendor_name, name);
     }
   }
 }

@@ -91,14 +91,15 @@ KernelCase decode_case(ElementType type) {
   one.name = fmt::format("attention/decode/{}/{}on{}x{}x{}", kv_type_name(type), kQueryHeads, kKvHeads, kDepth, kDim);
   one.arithmetic = PeakType::f32;
   one.flops = 4.0 * static_cast<double>(kDepth * kQueryHeads * kDim);
-  one.bytes = 2.0 * static_cast<double>(half_page) * static_cast<double>(kDepth / kPageTokens);
+  constexpr std::int64_t kPages = kDepth / kPageTokens;
+  one.bytes = 2.0 * static_cast<double>(half_page) * static_cast<double>(kPages);
   one.from_memory = true;
   one.prepare = [=](const Backend& backend, const BenchMemory& memory) -> Result<std::unique_ptr<PreparedKernel>> {
     auto q = value_buffer(ElementType::f32, kQueryHeads * kDim), out = value_buffer(ElementType::f32, kQueryHeads * kDim);
     if (!q) return tl::make_unexpected(q.error());
     if (!out) return tl::make_unexpected(out.error());
     const AttentionShape shape = shape_of(kQueryHeads, kKvHeads, kDim);
-    Cache kept{std::move(*q), std::move(*out), std::vector<const void*>(static_cast<std::size_t>(kDepth / kPageTokens))};
+    Cache kept{std::move(*q), std::move(*out), std::vector<const void*>(static_cast<std::size_t>(kPages))};
     return kernel_of(attention_scratch_bytes(backend, shape, ElementType::f32, 0), std::move(kept),
                      [=](Exec& exec, Cache& o, std::int64_t call) {
                        exec.member.barrier();  // nobody reads the table of pages any more
