@@ -15,6 +15,7 @@
 #include "infer_bench_report.hpp"
 #include "math/process_memory.hpp"
 #include "progress.hpp"
+#include "random_model.hpp"
 #include "run_model.hpp"
 
 namespace quern::tools {
@@ -23,6 +24,7 @@ namespace {
 
 struct Arguments {
   ModelOptions model;
+  ShapeOptions shape;
   std::string prompts = "512", depths = "0", sequences = "1";
   std::int64_t decode = 64, warmup = 1, rounds = 3, batch = 512, context = 0;
   std::uint64_t seed = 1337;
@@ -74,14 +76,17 @@ std::size_t row_count(const InferBenchOptions& options) {
 Result<int> bench_infer(const Arguments& arguments) {
   const auto options = options_of(arguments);
   if (!options) return tl::make_unexpected(options.error());
-  auto running = load_model(arguments.model, std::max(arguments.context, options->context_tokens()));
+  if (auto fine = check_shape_options(arguments.model, arguments.shape); !fine) return tl::make_unexpected(fine.error());
+  const std::int64_t context = std::max(arguments.context, options->context_tokens());
+  const Decoder::Limits limits{.batch_tokens = std::max(std::min(arguments.batch, context), options->most_sequences()),
+                               .context_tokens = context,
+                               .sequences = options->most_sequences(),
+                               .cache_tokens = options->cache_tokens()};
+  auto running = arguments.shape.shape.empty() ? load_model(arguments.model, context)
+                                               : make_random_model(arguments.model, arguments.shape, arguments.seed, limits);
   if (!running) return tl::make_unexpected(running.error());
   RunningModel& run = **running;
-  auto decoder = run.decoder(
-      {.batch_tokens = std::max(std::min(arguments.batch, run.model->context_tokens()), options->most_sequences()),
-       .context_tokens = run.model->context_tokens(),
-       .sequences = options->most_sequences(),
-       .cache_tokens = options->cache_tokens()});
+  auto decoder = run.decoder(limits);
   if (!decoder) return tl::make_unexpected(decoder.error());
 
   catch_interrupts(true);
@@ -123,10 +128,14 @@ void add_bench_infer(CLI::App& bench, Command& command) {
   CLI::App* infer = bench.add_subcommand("infer", "Time a model on random tokens, beside this machine's memory and peaks");
   infer->footer(
       examples({"quern bench infer model.gguf", "quern bench infer model.gguf --prompt 512,2048 --depth 0,4096,16384",
-                "quern bench infer model.gguf --prompt 0 --sequences 1,8,32 --rounds 5 --json"}) +
+                "quern bench infer model.gguf --prompt 0 --sequences 1,8,32 --rounds 5 --json",
+                "quern bench infer --shape llama2-7b --type q4_k_m", "quern bench infer --shape gpt-oss-20b --type mxfp4"}) +
       "\nPrefill computes one prompt; decode appends one token a step to each sequence. Ctrl-C keeps the rows that\n"
-      "have a round.");
+      "have a round. With --shape no file is read or written: weights of a published shape (quern hardware lists them) are\n"
+      "random numbers in memory, in the types that `quern quantize` gives such a model.");
   add_model_options(*infer, arguments->model);
+  infer->get_option("MODEL")->required(false);
+  add_shape_options(*infer, arguments->shape);
   infer->add_option("--prompt", arguments->prompts, "Lengths of prompts, a row each; 0: none")->capture_default_str();
   infer->add_option("--decode", arguments->decode, "Tokens that each sequence gets in a round of decode; 0: no decode")
       ->check(CLI::Range(std::int64_t{0}, kMaxBenchTokens))
@@ -146,7 +155,7 @@ void add_bench_infer(CLI::App& bench, Command& command) {
   infer->add_option("--context", arguments->context, "Positions to prepare for; 0: as many as the longest row has")
       ->check(CLI::Range(std::int64_t{0}, kMaxBenchTokens))
       ->capture_default_str();
-  infer->add_option("--seed", arguments->seed, "Of the tokens")->capture_default_str();
+  infer->add_option("--seed", arguments->seed, "Of the tokens, and of the weights of --shape")->capture_default_str();
   infer->add_flag("--json", arguments->json, "Print one JSON object");
   infer->callback([&command, arguments] { command.run = [arguments] { return bench_infer(*arguments); }; });
 }

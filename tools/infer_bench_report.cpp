@@ -75,10 +75,15 @@ Json row_json(const InferBenchRow& row) {
 
 std::string infer_bench_header(const RunningModel& running, const Decoder& decoder, const InferBenchOptions& options) {
   const LoadedModel& model = *running.model;
-  std::string text =
-      fmt::format("{}: {}, {} of weights, {} read a token, loaded in {:.3f} s\n",
-                  std::filesystem::path(model.path()).filename().string(), model.architecture(),
-                  bytes_text(model.weight_bytes()), bytes_text(model.bytes_per_token()), running.load_seconds);
+  const RandomWeights* random = model.random_weights();
+  std::string text = fmt::format("{}: {}, {} of weights, {} read a token, {} in {:.3f} s\n",
+                                 std::filesystem::path(model.path()).filename().string(), model.architecture(),
+                                 bytes_text(model.weight_bytes()), bytes_text(model.bytes_per_token()),
+                                 random != nullptr ? "made" : "loaded", running.load_seconds);
+  if (random != nullptr) {
+    text += fmt::format("Random weights in {} with seed {}, {} of them in huge pages; no file\n", random->mix(),
+                        random->seed(), bytes_text(random->huge_page_bytes()));
+  }
   text += fmt::format("{}, {} thread{}, activations {}, KV cache {}; rounds: {} to warm up and {} that count{}\n",
                       isa_name(running.backend.kernels->isa), running.team.size(), running.team.size() == 1 ? "" : "s",
                       compute_word(running), kv_type_name(*decoder.limits().kv_type), options.warmup, options.rounds,
@@ -137,6 +142,10 @@ Json infer_bench_json(const RunningModel& running, const Decoder& decoder, const
                {"load_seconds", running.load_seconds},
                {"peak_memory_bytes", peak_bytes},
                {"interrupted", bench.stopped}};
+  if (const RandomWeights* random = model.random_weights(); random != nullptr) {
+    json["random_weights"] = {
+        {"type", random->mix()}, {"seed", random->seed()}, {"huge_page_bytes", random->huge_page_bytes()}};
+  }
   Json rows = Json::array();
   for (const InferBenchRow& row : bench.rows) rows.push_back(row_json(row));
   json["rows"] = std::move(rows);

@@ -67,8 +67,7 @@ Result<std::unique_ptr<Decoder>> RunningModel::decoder(Decoder::Limits limits) {
   return Decoder::create(backend, model->weights(), team, limits);
 }
 
-Result<std::unique_ptr<RunningModel>> load_model(const ModelOptions& options, std::int64_t context) {
-  const auto start = std::chrono::steady_clock::now();
+Result<std::unique_ptr<RunningModel>> prepare_run(const ModelOptions& options) {
   const auto kernels = chosen_kernels();
   if (!kernels) return tl::make_unexpected(kernels.error());
   const auto kv_type = kv_type_of(options.kv_type);
@@ -77,13 +76,25 @@ Result<std::unique_ptr<RunningModel>> load_model(const ModelOptions& options, st
       std::make_unique<RunningModel>(options.threads > 0 ? static_cast<int>(options.threads) : default_thread_count());
   running->backend = {*kernels, options.backend == "eigen"};
   running->kv_type = *kv_type;
+  return running;
+}
+
+LoadOptions load_options(const ModelOptions& options, std::int64_t context) {
   LoadOptions load;
   if (options.precision != "auto") load.precision = options.precision == "bf16" ? Precision::bf16 : Precision::f32;
   load.context_tokens = context;
-  auto model = LoadedModel::load(options.model, running->backend, running->team, load);
+  return load;
+}
+
+Result<std::unique_ptr<RunningModel>> load_model(const ModelOptions& options, std::int64_t context) {
+  const auto start = std::chrono::steady_clock::now();
+  auto running = prepare_run(options);
+  if (!running) return running;
+  RunningModel& run = **running;
+  auto model = LoadedModel::load(options.model, run.backend, run.team, load_options(options, context));
   if (!model) return tl::make_unexpected(model.error());
-  running->model = std::move(*model);
-  running->load_seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  run.model = std::move(*model);
+  run.load_seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   return running;
 }
 

@@ -43,6 +43,10 @@ struct RunningModel {
   [[nodiscard]] Result<std::unique_ptr<Decoder>> decoder(Decoder::Limits limits);
 };
 
+/// What a model runs on by these options, without the model.
+[[nodiscard]] Result<std::unique_ptr<RunningModel>> prepare_run(const ModelOptions& options);
+/// How --precision and a context (as in LoadOptions) are asked of a model.
+[[nodiscard]] LoadOptions load_options(const ModelOptions& options, std::int64_t context);
 /// Loads MODEL; `context` as in LoadOptions.
 [[nodiscard]] Result<std::unique_ptr<RunningModel>> load_model(const ModelOptions& options, std::int64_t context);
 

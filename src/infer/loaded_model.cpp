@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "model/file_kind.hpp"
+#include "model/gguf_architectures.hpp"
 #include "model/gguf_model.hpp"
 #include "model/gguf_values.hpp"
 
@@ -59,20 +60,45 @@ Result<std::unique_ptr<LoadedModel>> LoadedModel::load_gguf(const std::string& p
     return bad_input(fmt::format("{}: tokenizer.ggml.tokens has {} tokens, tensor token_embd.weight has {} rows", path,
                                  model->tokenizer_->vocab_size(), config->vocab));
   }
-  auto context = usable_context(path, *config, options.context_tokens, kDefaultContext);
-  if (!context) return tl::make_unexpected(context.error());
-  model->context_tokens_ = *context;
-  const auto precision = options.precision == Precision::f32 ? WeightPrecision::f32 : WeightPrecision::fast;
-  auto bound = bind_gguf_weights(*model->file_, *config, precision, *context);
-  if (!bound) return tl::make_unexpected(bound.error());
-  model->weights_ = std::move(bound->weights);
-  model->owned_ = std::move(bound->owned);
-  model->weight_bytes_ = bound->bytes;
-  model->bytes_per_token_ = bound->bytes_per_token;
+  if (auto bound = model->bind_file(*config, options); !bound) return tl::make_unexpected(bound.error());
   model->architecture_ = *model->file_->require_string("general.architecture");
   auto chat_template = model->file_->string_or("tokenizer.chat_template", "");
   if (!chat_template) return tl::make_unexpected(chat_template.error());
   model->chat_template_ = *chat_template;
+  return model;
+}
+
+Result<void> LoadedModel::bind_file(const ModelConfig& config, const LoadOptions& options) {
+  auto context = usable_context(path_, config, options.context_tokens, kDefaultContext);
+  if (!context) return tl::make_unexpected(context.error());
+  context_tokens_ = *context;
+  const auto precision = options.precision == Precision::f32 ? WeightPrecision::f32 : WeightPrecision::fast;
+  auto bound = bind_gguf_weights(*file_, config, precision, *context);
+  if (!bound) return tl::make_unexpected(bound.error());
+  weights_ = std::move(bound->weights);
+  owned_ = std::move(bound->owned);
+  weight_bytes_ = bound->bytes;
+  bytes_per_token_ = bound->bytes_per_token;
+  return {};
+}
+
+Result<std::unique_ptr<LoadedModel>> LoadedModel::random(const PublishedShape& shape, const RandomWeightOptions& random,
+                                                         const Backend& backend, ThreadTeam& team,
+                                                         const LoadOptions& options) {
+  if (options.precision == Precision::bf16) {
+    return bad_input(fmt::format("{}: precision bf16 is for checkpoints; published shapes take auto or f32", shape.name));
+  }
+  auto model = std::make_unique<LoadedModel>();
+  model->path_ = shape.name;
+  model->architecture_ = shape.architecture;
+  auto weights = RandomWeights::make(shape, *backend.kernels, team, random);
+  if (!weights) return tl::make_unexpected(weights.error());
+  model->random_ = std::move(*weights);
+  const std::span<const GgufTensor> tensors = model->random_->tensors();
+  model->file_ = GgufFile::of_tensors({tensors.begin(), tensors.end()}, model->path_);
+  ModelConfig config = shape.config;
+  if (const ArchitectureRow* row = find_gguf_architecture(shape.architecture)) config.rope_pairing = row->pairing;
+  if (auto bound = model->bind_file(config, options); !bound) return tl::make_unexpected(bound.error());
   return model;
 }
 

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "infer/random_weights.hpp"
 #include "math/exec.hpp"
 #include "math/memory_plan.hpp"
 #include "math/result.hpp"
@@ -31,7 +32,8 @@ struct LoadOptions {
   std::int64_t context_tokens = 0;
 };
 
-/// A model from a file: a GGUF file (weights mapped, used in place), a checkpoint, or the best checkpoint of a run folder.
+/// A model from a file: a GGUF file (weights mapped, used in place), a checkpoint, or the best checkpoint of a run folder;
+/// or one of a published shape with random weights.
 /// Owns what ModelWeights views. Not movable once loaded (the view points inside), hence the pointer.
 class LoadedModel {
  public:
@@ -41,10 +43,19 @@ class LoadedModel {
   [[nodiscard]] static Result<std::unique_ptr<LoadedModel>> load(const std::string& path, const Backend& backend,
                                                                  ThreadTeam& team, const LoadOptions& options = {});
 
+  /// A model of a published shape with random weights, which `team` makes (random_weights.hpp): runs as a GGUF file of that
+  /// shape does, but has no tokenizer. Errors: those of RandomWeights::make(), and load()'s of precision and context.
+  [[nodiscard]] static Result<std::unique_ptr<LoadedModel>> random(const PublishedShape& shape,
+                                                                   const RandomWeightOptions& random, const Backend& backend,
+                                                                   ThreadTeam& team, const LoadOptions& options = {});
+
   [[nodiscard]] const ModelWeights& weights() const { return weights_; }
+  /// Models of random() have none.
   [[nodiscard]] const Tokenizer& tokenizer() const { return *tokenizer_; }
+  /// Null where the model is from a file.
+  [[nodiscard]] const RandomWeights* random_weights() const { return random_ ? &*random_ : nullptr; }
   [[nodiscard]] std::int64_t context_tokens() const { return context_tokens_; }
-  [[nodiscard]] const std::string& path() const { return path_; }
+  [[nodiscard]] const std::string& path() const { return path_; }                  ///< a shape's name where there is no file
   [[nodiscard]] const std::string& architecture() const { return architecture_; }  ///< GGUF's word; "checkpoint" of ours
   /// The Jinja text of the file's chat template; empty where it has none.
   [[nodiscard]] const std::string& chat_template() const { return chat_template_; }
@@ -54,14 +65,17 @@ class LoadedModel {
 
  private:
   static Result<std::unique_ptr<LoadedModel>> load_gguf(const std::string& path, const LoadOptions& options);
+  /// Weights over file_'s tensors for a context of options.context_tokens, or as long as models are given without asking.
+  Result<void> bind_file(const ModelConfig& config, const LoadOptions& options);
   static Result<std::unique_ptr<LoadedModel>> load_checkpoint(const std::string& run_or_checkpoint, const Backend& backend,
                                                               ThreadTeam& team, const LoadOptions& options);
 
   std::string path_;
   std::string architecture_;
   std::string chat_template_;
-  std::optional<GgufFile> file_;           // GGUF only
-  std::vector<std::vector<float>> owned_;  // GGUF only: see GgufWeights
+  std::optional<RandomWeights> random_;    // what file_ views where there is no file
+  std::optional<GgufFile> file_;           // GGUF and random weights
+  std::vector<std::vector<float>> owned_;  // with file_: see GgufWeights
   std::optional<Tokenizer> tokenizer_;
   std::int64_t context_tokens_ = 0;
   std::size_t weight_bytes_ = 0;

@@ -4,7 +4,7 @@
 
 #include <algorithm>
 
-#include "infer/quantize_mix.hpp"
+#include "infer/shape_types.hpp"
 #include "math/block_formats.hpp"
 #include "model/kv_cache.hpp"
 #include "model/model_memory.hpp"
@@ -55,33 +55,20 @@ Result<ModelCost> model_cost(const PublishedShape& shape, std::string_view mix, 
     return bad_input(fmt::format("context and prompt: expected 1 to {} tokens, found {} and {}", kMostTokens,
                                  options.context_tokens, options.prompt_tokens));
   }
-  const std::vector<ShapeTensor> shapes = tensors_of(shape);
-  std::vector<GgufTensor> tensors(shapes.size());
-  for (std::size_t i = 0; i < shapes.size(); ++i) {
-    tensors[i].name = shapes[i].name;
-    tensors[i].dimensions = shapes[i].dimensions;
-    tensors[i].shape = shapes[i].shape;
-    const bool matrix = shapes[i].dimensions >= 2 && shapes[i].name.ends_with(".weight");
-    tensors[i].type = matrix ? ElementType::f16 : ElementType::f32;
-  }
-  const auto choices =
-      choose_types(tensors, {.layers = c.layers, .heads = c.heads, .kv_heads = c.kv_heads, .experts = c.experts},
-                   std::string(shape.name), {.mix = std::string(mix)});
-  if (!choices) return tl::make_unexpected(choices.error());
+  const auto types = shape_types(shape, mix);
+  if (!types) return tl::make_unexpected(types.error());
+  const std::vector<ShapeTensor>& shapes = types->shapes;
 
   ModelCost cost;
   for (std::size_t i = 0; i < shapes.size(); ++i) {
-    // Routers and biases stay in f32, as converters write them.
-    const bool f32 = !is_quantized_tensor(tensors[i]);
-    const auto bytes = bytes_of(f32 ? ElementType::f32 : (*choices)[i].type, shapes[i].elements());
-    if (!bytes) return bad_input(fmt::format("{}: tensor {} has no size as {}", shape.name, shapes[i].name, mix));
-    cost.weight_bytes += *bytes;
+    const std::size_t bytes = types->tensors[i].bytes;
+    cost.weight_bytes += bytes;
     if (shapes[i].name == "token_embd.weight" && !c.tied_embeddings) {
-      cost.weight_bytes_per_token += *bytes / static_cast<std::size_t>(c.vocab);
+      cost.weight_bytes_per_token += bytes / static_cast<std::size_t>(c.vocab);
     } else if (is_experts(shapes[i])) {
-      cost.weight_bytes_per_token += *bytes / static_cast<std::size_t>(c.experts) * static_cast<std::size_t>(c.experts_used);
+      cost.weight_bytes_per_token += bytes / static_cast<std::size_t>(c.experts) * static_cast<std::size_t>(c.experts_used);
     } else {
-      cost.weight_bytes_per_token += *bytes;
+      cost.weight_bytes_per_token += bytes;
     }
   }
 

@@ -146,6 +146,16 @@ Result<GgufFile> GgufFile::parse(std::span<const std::byte> bytes, std::string n
   return GgufFile(std::move(state));
 }
 
+GgufFile GgufFile::of_tensors(std::vector<GgufTensor> tensors, std::string name) {
+  auto state = std::make_unique<State>();
+  state->name = std::move(name);
+  for (const GgufTensor& tensor : tensors) state->bytes += tensor.bytes;
+  state->model.version = 3;
+  state->model.tensors = std::move(tensors);
+  state->model.name_order = internal::order_by(state->model.tensors, &GgufTensor::name);
+  return GgufFile(std::move(state));
+}
+
 GgufFile::GgufFile(std::unique_ptr<State> state) : state_(std::move(state)) {}
 GgufFile::GgufFile(GgufFile&&) noexcept = default;
 GgufFile& GgufFile::operator=(GgufFile&&) noexcept = default;

@@ -76,6 +76,9 @@ class GgufFile {
   /// Reads a file image in memory (tests, fuzzing); `bytes` must outlive the result; `name` stands for the path in errors.
   [[nodiscard]] static Result<GgufFile> parse(std::span<const std::byte> bytes, std::string name);
 
+  /// Tensors in memory as a file without metadata; their names, which differ, and data must outlive the result.
+  [[nodiscard]] static GgufFile of_tensors(std::vector<GgufTensor> tensors, std::string name);
+
   GgufFile(GgufFile&&) noexcept;
   GgufFile& operator=(GgufFile&&) noexcept;
   ~GgufFile();
