@@ -28,11 +28,19 @@
 //
 #include "math/block_table-inl.hpp"
 //
+#include "math/block_pairs-inl.hpp"
+//
 #include "math/block_float_avx512-inl.hpp"
 //
 #include "math/block_float-inl.hpp"
 
 namespace quern {
+
+namespace {
+void decode_pairs(const BlockPairs& d) {
+  visit_format(d.type, [&]<class Format>() { decode_panel<Format>(d); });
+}
+}  // namespace
 
 const BlockKernels* block_kernels_avx512_vnni() {
   static constexpr BlockKernels kKernels = {.name = "avx512_vnni",
@@ -40,6 +48,7 @@ const BlockKernels* block_kernels_avx512_vnni() {
                                             .quantize_activations = quantize_activations,
                                             .has_dot = has_dot,
                                             .dot = dot,
+                                            .decode_pairs = decode_pairs,
                                             .float_dot = float_dot};
   return &kKernels;
 }

@@ -1,44 +1,61 @@
-// Which format's walk computes a type's dot products. Included by instruction-set files only, after block_rows-inl.hpp.
+// Which format unpacks a type. Included by instruction-set files only, after block_rows-inl.hpp.
 namespace quern {
 namespace {
 
-using DotFunction = void (*)(const BlockDot& d);
-
-DotFunction dot_function(ElementType type) {
+/// visit.template operator()<Format>() of the type's format; false where there is none.
+template <class Visit>
+bool visit_format(ElementType type, Visit&& visit) {
   switch (type) {
     case ElementType::q4_0:
-      return walk_rows<Q40>;
+      visit.template operator()<Q40>();
+      return true;
     case ElementType::q4_1:
-      return walk_rows<Q41>;
+      visit.template operator()<Q41>();
+      return true;
     case ElementType::q5_0:
-      return walk_rows<Q50>;
+      visit.template operator()<Q50>();
+      return true;
     case ElementType::q5_1:
-      return walk_rows<Q51>;
+      visit.template operator()<Q51>();
+      return true;
     case ElementType::q8_0:
-      return walk_rows<Q80>;
+      visit.template operator()<Q80>();
+      return true;
     case ElementType::iq4_nl:
-      return walk_rows<Iq4Nl>;
+      visit.template operator()<Iq4Nl>();
+      return true;
     case ElementType::mxfp4:
-      return walk_rows<Mxfp4>;
+      visit.template operator()<Mxfp4>();
+      return true;
     case ElementType::q2_k:
-      return walk_rows<Q2K>;
+      visit.template operator()<Q2K>();
+      return true;
     case ElementType::q3_k:
-      return walk_rows<Q3K>;
+      visit.template operator()<Q3K>();
+      return true;
     case ElementType::q4_k:
-      return walk_rows<Q4K>;
+      visit.template operator()<Q4K>();
+      return true;
     case ElementType::q5_k:
-      return walk_rows<Q5K>;
+      visit.template operator()<Q5K>();
+      return true;
     case ElementType::q6_k:
-      return walk_rows<Q6K>;
+      visit.template operator()<Q6K>();
+      return true;
     case ElementType::iq4_xs:
-      return walk_rows<Iq4Xs>;
+      visit.template operator()<Iq4Xs>();
+      return true;
     default:
-      return nullptr;
+      return false;
   }
 }
 
-bool has_dot(ElementType type) { return dot_function(type) != nullptr; }
-void dot(const BlockDot& d) { dot_function(d.type)(d); }
+bool has_dot(ElementType type) {
+  return visit_format(type, []<class Format>() {});
+}
+void dot(const BlockDot& d) {
+  visit_format(d.type, [&]<class Format>() { walk_rows<Format>(d); });
+}
 
 }  // namespace
 }  // namespace quern

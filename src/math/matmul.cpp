@@ -80,6 +80,18 @@ void pack_plain(const Backend& backend, const ProductKernels& kernels, const Rig
   const std::int64_t first_col = b.transposed ? k0 : col;
   MatmulBlock block{.data = nullptr, .stride = w.cols, .rows = b.transposed ? cols : k, .cols = b.transposed ? k : cols};
   const void* data = b.pack();
+  const BlockKernels& blocks = *backend.kernels->blocks;
+  if (b.transposed && kernels.operand == ElementType::bf16 && blocks.decode_pairs != nullptr && blocks.has_dot(w.type)) {
+    const BlockFormat& format = block_format(w.type);
+    const std::int64_t stride = w.cols / format.block_elements * format.block_bytes;
+    blocks.decode_pairs({.type = w.type,
+                         .weight = at(data, col * stride + k0 / format.block_elements * format.block_bytes),
+                         .row_bytes = static_cast<std::size_t>(stride),
+                         .rows = cols,
+                         .cols = k,
+                         .panel = static_cast<std::byte*>(panel)});
+    return;
+  }
   if (w.type == ElementType::f32) {
     block.data = static_cast<const float*>(data) + first_row * w.cols + first_col;
   } else {
@@ -116,6 +128,11 @@ void narrow_rows(const MatmulKernels& matmul, const MatmulBlock& source, std::in
     bf16* row = static_cast<bf16*>(out) + r * out_stride;
     std::fill(row + source.cols, row + padded_k, bf16{0});
   }
+}
+
+/// Elements of a row of narrowed activations: rows do not share cache sets.
+std::int64_t narrowed_row_elements(const ProductKernels& kernels, std::int64_t k) {
+  return round_up(k, kernels.step) + kRowPadBytes / operand_bytes(kernels.operand);
 }
 
 /// Part of a packed weight: k elements of `panels` panels, the first of which starts at `panel`.
@@ -162,6 +179,13 @@ void product(Exec& exec, ComputeType compute, const ConstMatrix& a, const RightS
   const bool in_place = finish.trivial();
   const std::int64_t padded_k = round_up(k_total, kernels.step);
 
+  // Rows that many blocks of columns read are narrowed once, where scratch has room for them.
+  const std::int64_t narrowed_stride = narrowed_row_elements(kernels, k_total);
+  const std::int64_t narrowed_bytes = blocking.tiles_per_block * kernels.tile_rows * narrowed_stride * bytes;
+  std::byte* const narrowed =
+      narrows && blocking.col_blocks > 1 && scratch.holds(narrowed_bytes) ? scratch.take(narrowed_bytes) : nullptr;
+  std::int64_t narrowed_row = -1;  // the first of those that are there
+
   // What this thread reads after a piece of a task, as far as it can know: threads take about as many tasks in turns.
   const auto next_panels = [&](std::int64_t task, std::int64_t piece) -> NextPanels {
     const std::int64_t next_task = piece + 1 < blocking.depths ? task : task + exec.member.count();
@@ -180,6 +204,15 @@ void product(Exec& exec, ComputeType compute, const ConstMatrix& a, const RightS
     const std::int64_t col_end = std::min(out.cols, col_begin + block_cols);
     const std::int64_t panels = ceil_divide(col_end - col_begin, panel_cols);
     const std::int64_t row_tiles = ceil_divide(row_end - row_begin, kernels.tile_rows);
+    if (narrowed != nullptr && narrowed_row != row_begin) {
+      narrow_rows(matmul,
+                  {.data = at(a.data, row_begin * a.row_stride * a_bytes),
+                   .stride = a.row_stride,
+                   .rows = row_end - row_begin,
+                   .cols = k_total},
+                  padded_k, narrowed, narrowed_stride);
+      narrowed_row = row_begin;
+    }
     matmul.begin();
     for (std::int64_t piece = 0; piece < blocking.depths; ++piece) {
       const std::int64_t k0 = piece * blocking.depth;
@@ -204,7 +237,10 @@ void product(Exec& exec, ComputeType compute, const ConstMatrix& a, const RightS
       for (std::int64_t row = row_begin; row < row_end; row += kernels.tile_rows) {
         MatmulTile tile{.steps = steps, .rows = std::min(kernels.tile_rows, row_end - row), .add = piece > 0};
         const void* a_rows = at(a.data, (row * a.row_stride + k0) * a_bytes);
-        if (copies || k % kernels.step != 0) {
+        if (narrowed != nullptr) {
+          tile.a = at(static_cast<const void*>(narrowed), ((row - row_begin) * narrowed_stride + k0) * bytes);
+          tile.a_row_stride = narrowed_stride;
+        } else if (copies || k % kernels.step != 0) {
           const MatmulBlock source{.data = a_rows, .stride = a.row_stride, .rows = tile.rows, .cols = k};
           if (narrows) {
             narrow_rows(matmul, source, steps * kernels.step, copied_a, copy_stride);
@@ -356,6 +392,14 @@ std::size_t matmul_scratch_bytes(const Backend& backend, std::int64_t max_rows, 
   const MatmulKernels& matmul = *backend.kernels->matmul;
   const std::int64_t bytes = std::max(
       {scratch_bytes(matmul.f32, n), scratch_bytes(matmul.b16, n), internal::dot_scratch_bytes(max_rows, max_cols)});
+  return static_cast<std::size_t>(round_up(bytes, kBufferAlignment));
+}
+
+std::size_t narrowing_scratch_bytes(const Backend& backend, std::int64_t max_rows, std::int64_t max_inputs) {
+  const ProductKernels& kernels = backend.kernels->matmul->b16;
+  if (backend.eigen || kernels.operand != ElementType::bf16) return 0;
+  const std::int64_t rows = round_up(std::min(max_rows, kMaxDecodedRows), kernels.tile_rows);
+  const std::int64_t bytes = rows * narrowed_row_elements(kernels, max_inputs) * operand_bytes(kernels.operand);
   return static_cast<std::size_t>(round_up(bytes, kBufferAlignment));
 }
 

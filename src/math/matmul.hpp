@@ -118,6 +118,10 @@ struct Epilogue {
 /// Scratch that any product of these kinds with M <= max_rows, N, K <= max_cols needs per thread.
 [[nodiscard]] std::size_t matmul_scratch_bytes(const Backend& backend, std::int64_t max_rows, std::int64_t max_cols);
 
+/// What the same products with plain weights can use besides, x [max_rows, <= max_inputs] being f32: it is then narrowed to
+/// bf16 once, and not for each block of columns. Changes no bit.
+[[nodiscard]] std::size_t narrowing_scratch_bytes(const Backend& backend, std::int64_t max_rows, std::int64_t max_inputs);
+
 /// Row `row` of a plain weight as f32: out [w.cols], exactly.
 void decode_row(const Backend& backend, const Weight& w, std::int64_t row, float* out);
 

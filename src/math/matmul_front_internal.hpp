@@ -29,6 +29,9 @@ class ScratchCutter {
     left_ = left_.subspan(size);
     return piece;
   }
+  [[nodiscard]] bool holds(std::int64_t bytes) const {
+    return static_cast<std::size_t>(round_up(bytes, kBufferAlignment)) <= left_.size();
+  }
 
  private:
   std::span<std::byte> left_;

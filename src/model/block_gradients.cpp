@@ -16,7 +16,10 @@ std::size_t block_scratch_bytes(const Backend& backend, const ModelConfig& confi
   // In training, the activations of the feed-forward part besides.
   const auto activations = static_cast<std::size_t>(training ? rows * config.mlp_width : 0) * sizeof(float);
   return internal::SplitScratch::aligned(own) + internal::SplitScratch::aligned(activations) +
-         matmul_scratch_bytes(backend, rows, widest);
+         matmul_scratch_bytes(backend, rows, widest) +
+         (training
+              ? 0
+              : narrowing_scratch_bytes(backend, rows, std::max({config.width, config.mlp_width, config.query_width()})));
 }
 
 NormPartials norm_partials(const ModelConfig& config) {
