@@ -49,8 +49,9 @@ ComputeType compute_of(ElementType type) { return type == ElementType::bf16 ? Co
 /// Bytes of one kernel set's scratch, for products whose dimensions are all at most n.
 std::int64_t scratch_bytes(const ProductKernels& kernels, std::int64_t n) {
   const std::int64_t bytes = operand_bytes(kernels.operand);
-  const std::int64_t depth =
-      round_up(std::min(n, std::max(kernels.max_whole_depth, internal::max_gradient_depth(kernels))), kernels.step);
+  const std::int64_t depth = round_up(
+      std::min(n, std::max({kernels.max_whole_depth, kernels.max_decoded_depth, internal::max_gradient_depth(kernels)})),
+      kernels.step);
   const std::int64_t cols = round_up(n, kernels.panel_cols);
   const std::int64_t panel_bytes = depth * kernels.panel_cols * bytes;
   const std::int64_t pack_bytes =

@@ -308,6 +308,7 @@ constexpr MatmulKernels make_kernels() {
   p.tile = amx_tile;
   p.fetches_stores = true;
   p.max_depth = 256;
+  p.max_decoded_depth = 2048;
   p.max_fetched_b_bytes = 128 * 1024;
   p.max_gradient_depth = 320;
   p.pack_a = pack_a;

@@ -19,7 +19,10 @@ Blocking choose_blocking(const ProductKernels& kernels, std::int64_t rows, std::
                          const OperandPlaces& places, bool shared) {
   Blocking b;
   if (rows <= 0 || cols <= 0) return b;
-  choose_depth(kernels, k, k <= kernels.max_whole_depth ? kernels.max_whole_depth : kernels.max_depth, places.depth_unit, b);
+  const std::int64_t most_depth = !places.packed_b && kernels.max_decoded_depth > 0 ? kernels.max_decoded_depth
+                                  : k <= kernels.max_whole_depth                    ? kernels.max_whole_depth
+                                                                                    : kernels.max_depth;
+  choose_depth(kernels, k, most_depth, places.depth_unit, b);
   const std::int64_t tiles = ceil_divide(rows, kernels.tile_rows);
   const std::int64_t panels = ceil_divide(cols, kernels.panel_cols);
   const std::int64_t panel_bytes = b.depth * kernels.panel_cols * operand_bytes(kernels.operand);

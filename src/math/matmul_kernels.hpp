@@ -94,6 +94,8 @@ struct ProductKernels {
   /// bf16 or 14 of f32), a panel streaming past it and the tile's sums, first-level cache (48 KiB) should keep the first.
   std::int64_t max_whole_depth = 384;
   std::int64_t max_depth = 384;
+  /// The same where B must be decoded first: its blocks of many rows go through their sums once per piece. 0: as above.
+  std::int64_t max_decoded_depth = 0;
   /// dW: the longest piece of the reduction, and most bytes of sums that are gone through before the next piece; 0: what
   /// matmul_blocking.hpp says.
   std::int64_t max_gradient_depth = 0;
