@@ -21,15 +21,6 @@ function(quern_common_options target)
     target_compile_options(${target} PRIVATE -Werror)
   endif()
   set_target_properties(${target} PROPERTIES INTERPROCEDURAL_OPTIMIZATION ${QUERN_LTO})
-  # Records lie beside the objects, so both builds take the same folder.
-  if(QUERN_PROFILE STREQUAL "make")
-    target_compile_options(${target} PRIVATE -fprofile-generate -fprofile-update=prefer-atomic)
-    target_link_options(${target} PUBLIC -fprofile-generate)
-  elseif(QUERN_PROFILE STREQUAL "use")
-    target_compile_options(${target} PRIVATE -fprofile-use -fprofile-correction -Wno-missing-profile)
-  elseif(QUERN_PROFILE)
-    message(FATAL_ERROR "QUERN_PROFILE is `${QUERN_PROFILE}`; it may be make, use or empty")
-  endif()
   # Kernels hold inlined code that takes clang minutes to instrument, and no input of a fuzzer steers them.
   if(QUERN_SANITIZE AND NOT (QUERN_FUZZ AND target STREQUAL "quern_math"))
     # A finding ends the program: without this an undefined-behaviour report would be printed and the test would pass.
