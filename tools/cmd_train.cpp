@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 
 #include <atomic>
+#include <chrono>
 #include <cmath>
 #include <csignal>
 #include <memory>
@@ -12,6 +13,7 @@
 #include "command.hpp"
 #include "math/operation_profile.hpp"
 #include "math/process_memory.hpp"
+#include "math/process_time.hpp"
 #include "math/thread_team.hpp"
 #include "model/atomic_file.hpp"
 #include "step_profile.hpp"
@@ -85,10 +87,13 @@ Result<int> train(const Arguments& arguments) {
     const std::int64_t threads = run->system.threads > 0 ? run->system.threads : default_thread_count();
     profile.emplace(static_cast<int>(threads), !arguments.trace.empty());
   }
+  const auto age =
+      std::chrono::duration_cast<std::chrono::steady_clock::duration>(std::chrono::duration<double>(process_age_seconds()));
   const TrainOptions options{.resume = arguments.resume,
                              .force = arguments.force,
                              .stop_signal = &stop_signal,
-                             .profile = profile ? &*profile : nullptr};
+                             .profile = profile ? &*profile : nullptr,
+                             .started = std::chrono::steady_clock::now() - age};
   auto trainer = Trainer::create(*run, options, display.events());
   if (!trainer) return tl::make_unexpected(trainer.error());
   fmt::print("{}", plan_text((*trainer)->plan()));
@@ -99,13 +104,26 @@ Result<int> train(const Arguments& arguments) {
   if (!summary) return tl::make_unexpected(summary.error());
 
   if (summary->already_complete) {
-    fmt::print("{}: complete, {} steps were done in {} (best val_loss {}); raise train.steps to go on\n", run->dir,
-               summary->steps, duration_text(summary->seconds), loss_text(summary->best_val_loss));
+    const bool target =
+        run->train.target_loss > 0.0F && summary->best_val_loss <= static_cast<double>(run->train.target_loss);
+    fmt::print("{}: complete, {} steps were done in {} (best val_loss {}); {} to go on\n", run->dir, summary->steps,
+               duration_text(summary->seconds), loss_text(summary->best_val_loss),
+               target ? "lower train.target_loss" : "raise train.steps");
     return kExitOk;
   }
   fmt::print("{}: {} steps in {}, best val_loss {}, {:.0f} tokens/s (median), peak of this run's registers {:.0f} GFLOP/s\n",
              run->dir, summary->steps, duration_text(summary->seconds), loss_text(summary->best_val_loss),
              summary->median_tokens_per_second, summary->peak_gflops);
+  if (run->train.target_loss > 0.0F) {
+    if (summary->reached_target) {
+      fmt::print("target val_loss {}: reached at step {} with {:.4f}, {:.2f} s after the program's start{}\n",
+                 run->train.target_loss, summary->steps, summary->last_val_loss, summary->target_seconds,
+                 arguments.resume ? " (earlier sessions included)" : "");
+    } else if (summary->stopped_by_signal == 0) {
+      fmt::print("target val_loss {}: not reached in {} steps, best {}\n", run->train.target_loss, summary->steps,
+                 loss_text(summary->best_val_loss));
+    }
+  }
   if (const std::size_t peak = peak_resident_bytes(); peak > 0) {
     const TrainingPlan& plan = (*trainer)->plan();
     const auto mib = [](std::size_t bytes) { return static_cast<double>(bytes) / (1024.0 * 1024.0); };

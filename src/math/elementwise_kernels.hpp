@@ -199,6 +199,12 @@ struct ElementwiseKernels {
   /// Softmax of each row of x in place, with temperature: exp(x/temperature - max) / sum. -inf entries give 0.
   void (*softmax)(float* x, std::int64_t stride, float temperature, std::int64_t rows, std::int64_t cols);
   void (*adamw)(float* w, const float* gradient, float* m, float* v, std::int64_t count, const AdamWStep& step);
+  /// Momentum with Nesterov's look-ahead: m = momentum * m + g, then direction = momentum * m + g, where g is
+  /// gradient_scale * gradient. `direction` may be none of the others.
+  void (*nesterov)(const float* gradient, float gradient_scale, float momentum, float* m, float* direction,
+                   std::int64_t count);
+  /// y = a * x + b * y; y is not read where b is 0, and may be x.
+  void (*axpby)(float a, const float* x, float b, float* y, std::int64_t count);
 };
 
 /// Tables by instruction set; null where this build lacks the path. Only dispatch.cpp and tests call these.

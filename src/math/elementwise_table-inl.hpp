@@ -45,7 +45,9 @@ constexpr ElementwiseKernels elementwise_kernels(const char* name) {
           .add = add_to,
           .sum_of_squares = sum_of_squares_of,
           .softmax = softmax_rows,
-          .adamw = adamw_update};
+          .adamw = adamw_update,
+          .nesterov = nesterov_update,
+          .axpby = axpby_of};
 }
 
 }  // namespace

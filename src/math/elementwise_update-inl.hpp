@@ -1,4 +1,5 @@
-// Operations on whole parameter arrays: addition, the sum of squares, AdamW. Included only by the instruction-set files.
+// Operations on whole parameter arrays: addition, the sum of squares, AdamW, momentum. Included only by the instruction-set
+// files.
 #pragma once
 
 #include "math/simd/rows-inl.hpp"
@@ -56,6 +57,30 @@ void adamw_update(float* w, const float* gradient, float* m, float* v, std::int6
     const VF decayed = hn::NegMulAdd(decay, old, old);
     const VF deviation = hn::Add(hn::Sqrt(hn::Mul(second, inverse_correction2)), eps);
     vector.store(hn::Sub(decayed, hn::Div(hn::Mul(rate, first), deviation)), w + i);
+  });
+}
+
+void nesterov_update(const float* gradient, float gradient_scale, float momentum, float* m, float* direction,
+                     std::int64_t count) {
+  const VF scale = simd::splat(gradient_scale), keep = simd::splat(momentum);
+  simd::for_each_vector(0, count, [&](auto vector, std::int64_t i) QUERN_INLINE_LAMBDA {
+    const VF g = hn::Mul(vector.load(gradient + i), scale);
+    const VF sum = hn::MulAdd(keep, vector.load(m + i), g);
+    vector.store(sum, m + i);
+    vector.store(hn::MulAdd(keep, sum, g), direction + i);
+  });
+}
+
+void axpby_of(float a, const float* x, float b, float* y, std::int64_t count) {
+  const VF va = simd::splat(a), vb = simd::splat(b);
+  if (b == 0.0F) {
+    simd::for_each_vector(0, count, [&](auto vector, std::int64_t i) QUERN_INLINE_LAMBDA {
+      vector.store(hn::Mul(va, vector.load(x + i)), y + i);
+    });
+    return;
+  }
+  simd::for_each_vector(0, count, [&](auto vector, std::int64_t i) QUERN_INLINE_LAMBDA {
+    vector.store(hn::MulAdd(va, vector.load(x + i), hn::Mul(vb, vector.load(y + i))), y + i);
   });
 }
 

@@ -321,7 +321,7 @@ PackedWeightBytes packed_weight_bytes(const Backend& backend, ComputeType comput
 }
 
 Weight pack_weight(Exec& exec, ComputeType compute, const float* w, std::int64_t rows, std::int64_t cols, void* forward,
-                   void* backward) {
+                   void* backward, bool stream) {
   Weight weight{.type = compute == ComputeType::bf16 ? ElementType::bf16 : ElementType::f32,
                 .layout = WeightLayout::packed,
                 .rows = rows,
@@ -334,13 +334,14 @@ Weight pack_weight(Exec& exec, ComputeType compute, const float* w, std::int64_t
   }
   exec.member.for_each(ceil_divide(rows, kWeightRowUnit), [&](std::int64_t unit) {
     const std::int64_t first = unit * kWeightRowUnit;
-    pack_weight_part(exec.backend, compute, w, rows, cols, first, std::min(kWeightRowUnit, rows - first), forward, backward);
+    pack_weight_part(exec.backend, compute, w, rows, cols, first, std::min(kWeightRowUnit, rows - first), forward, backward,
+                     stream);
   });
   return weight;
 }
 
 void pack_weight_part(const Backend& backend, ComputeType compute, const float* w, std::int64_t rows, std::int64_t cols,
-                      std::int64_t first, std::int64_t count, void* forward, void* backward) {
+                      std::int64_t first, std::int64_t count, void* forward, void* backward, bool stream) {
   assert(first % kWeightRowUnit == 0 && first + count <= rows);
   if (backend.eigen) {
     internal::eigen_copy_rows(compute, w, cols, first, count, forward);
@@ -355,7 +356,7 @@ void pack_weight_part(const Backend& backend, ComputeType compute, const float* 
                                     .stride = cols,
                                     .rows = std::min(panel_cols, first + count - row),
                                     .cols = cols,
-                                    .stream = true},
+                                    .stream = stream},
                                    round_up(cols, kernels.step), at(forward, row * round_up(cols, kernels.step) * bytes));
   }
   for (std::int64_t col = 0; backward != nullptr && col < cols; col += panel_cols) {
@@ -363,7 +364,7 @@ void pack_weight_part(const Backend& backend, ComputeType compute, const float* 
                               .stride = cols,
                               .rows = count,
                               .cols = std::min(panel_cols, cols - col),
-                              .stream = true},
+                              .stream = stream},
                              round_up(count, kernels.step),
                              at(backward, (col * round_up(rows, kernels.step) + first * panel_cols) * bytes));
   }

@@ -59,9 +59,10 @@ struct PackedWeightBytes {
 /// Converts and packs W (f32, row-major [rows, cols], contiguous) for products in `compute` type. `forward` and `backward`
 /// (nullable) have the sizes that packed_weight_bytes states and are
 /// aligned to kBufferAlignment. SPMD. Conversion to bf16 rounds to nearest even. With the
-/// Eigen backend the "pack" is a plain row-major copy in the compute type's precision.
+/// Eigen backend the "pack" is a plain row-major copy in the compute type's precision. `stream` writes past the caches: for
+/// packs that are not read soon.
 Weight pack_weight(Exec& exec, ComputeType compute, const float* w, std::int64_t rows, std::int64_t cols, void* forward,
-                   void* backward);
+                   void* backward, bool stream = true);
 
 /// Parts of a weight that are packed or multiplied apart start at multiples of this many rows.
 inline constexpr std::int64_t kWeightRowUnit = 32;
@@ -69,7 +70,7 @@ inline constexpr std::int64_t kWeightRowUnit = 32;
 /// The part of pack_weight that rows first .. first + count - 1 of W are, on one thread. `first` is a multiple of
 /// kWeightRowUnit, and so is count unless these are the last rows. `forward` and `backward` (nullable) are the whole packs.
 void pack_weight_part(const Backend& backend, ComputeType compute, const float* w, std::int64_t rows, std::int64_t cols,
-                      std::int64_t first, std::int64_t count, void* forward, void* backward);
+                      std::int64_t first, std::int64_t count, void* forward, void* backward, bool stream = true);
 
 /// Rows first .. first + rows - 1 of W, for products y = x W^T only: a view of the same memory. `first` is a multiple of
 /// kWeightRowUnit.

@@ -52,6 +52,8 @@ std::string_view to_word(Operation operation) {
       return "gradient norm";
     case Operation::optimizer:
       return "optimizer";
+    case Operation::newton_schulz:
+      return "Newton-Schulz";
     case Operation::weight_packing:
       return "weight packing";
     case Operation::waiting:

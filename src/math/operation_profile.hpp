@@ -27,10 +27,11 @@ enum class Operation : std::uint8_t {
   sums,  ///< of the chunks' gradients of norm weights
   gradient_norm,
   optimizer,
+  newton_schulz,  ///< Muon's orthogonalization
   weight_packing,
   waiting  ///< for other threads, at barriers
 };
-inline constexpr int kOperations = 18;
+inline constexpr int kOperations = 19;
 [[nodiscard]] std::string_view to_word(Operation operation);
 
 /// Parts of a step.

@@ -76,6 +76,12 @@ Result<void> read_tensors(const Hdf5Group& root, const std::string& group_name, 
   return {};
 }
 
+// The layout of the block of second moments.
+template <class Tensors>
+const ParameterLayout& v_layout_of(const ParameterLayout& layout, const Tensors& tensors) {
+  return tensors.v_layout == nullptr ? layout : *tensors.v_layout;
+}
+
 // The first error of several writes, which go on being skipped after it.
 class Writer {
  public:
@@ -211,7 +217,7 @@ Result<void> write_hdf5(const std::string& path, const CheckpointInfo& info, con
       .then([&]() -> Result<void> {
         if (tensors.m.empty()) return {};
         auto written = write_tensors(root, kFirstMoments, layout, tensors.m);
-        return written ? write_tensors(root, kSecondMoments, layout, tensors.v) : written;
+        return written ? write_tensors(root, kSecondMoments, v_layout_of(layout, tensors), tensors.v) : written;
       })
       .then([&] { return file->close(); })
       .result();
@@ -224,7 +230,7 @@ Result<void> save_checkpoint(const std::string& path, const CheckpointInfo& info
   auto sizes = expect_elements(path, layout, "weights", tensors.weights.size());
   if (sizes && !(tensors.m.empty() && tensors.v.empty())) {
     sizes = expect_elements(path, layout, "first moments", tensors.m.size());
-    if (sizes) sizes = expect_elements(path, layout, "second moments", tensors.v.size());
+    if (sizes) sizes = expect_elements(path, v_layout_of(layout, tensors), "second moments", tensors.v.size());
   }
   if (!sizes) return sizes;
   auto file = AtomicFile::create(path);
@@ -253,15 +259,15 @@ Result<void> read_checkpoint_tensors(const std::string& path, const ParameterLay
   if (optimizer && !root.has("optimizer")) {
     return bad_input(fmt::format("{}: expected the optimizer's state, found a checkpoint of weights only", path));
   }
-  const auto read = [&](const char* group, std::span<float> values) -> Result<void> {
+  const auto read = [&](const char* group, const ParameterLayout& of, std::span<float> values) -> Result<void> {
     if (values.empty()) return {};
-    auto right = expect_elements(path, layout, group, values.size());
-    return right ? read_tensors(root, group, layout, values) : right;
+    auto right = expect_elements(path, of, group, values.size());
+    return right ? read_tensors(root, group, of, values) : right;
   };
   return Writer()
-      .then([&] { return read(kWeights, tensors.weights); })
-      .then([&] { return read(kFirstMoments, tensors.m); })
-      .then([&] { return read(kSecondMoments, tensors.v); })
+      .then([&] { return read(kWeights, layout, tensors.weights); })
+      .then([&] { return read(kFirstMoments, layout, tensors.m); })
+      .then([&] { return read(kSecondMoments, v_layout_of(layout, tensors), tensors.v); })
       .result();
 }
 

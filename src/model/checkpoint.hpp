@@ -3,7 +3,8 @@
 // File: a user block of 512 bytes (magic "QUERNCKP", u32 format version, u64 length of the rest, u64 XXH3 of the rest;
 // hdf5_user_block.hpp has the offsets), then the HDF5 file, which any HDF5 tool opens:
 //   /weights/NAME           f32, one dataset per parameter: [rows, cols], norms and biases [size]
-//   /optimizer/{m,v}/NAME   f32, AdamW's moments; absent in files of weights only
+//   /optimizer/{m,v}/NAME   f32, first moments (AdamW's, or Muon's momentum) and AdamW's second ones, of the tensors that
+//                           have them; absent in files of weights only
 //   /model, /run, /tokenizer   text as u8: ModelConfig (JSON), the resolved run (YAML), the tokenizer (JSON)
 //   attributes of /: step, micro_batch, seed (its 64 bits as i64), val_loss, best_val_loss, train_seconds, quern_version
 #pragma once
@@ -36,9 +37,11 @@ struct CheckpointInfo {
 /// f32 blocks in ParameterLayout's order and offsets. m and v may be empty (weights only).
 struct CheckpointTensors {
   std::span<const float> weights, m, v;
+  const ParameterLayout* v_layout = nullptr;  ///< of v where not all tensors have a second moment; null: as the others
 };
 struct MutableCheckpointTensors {
   std::span<float> weights, m, v;
+  const ParameterLayout* v_layout = nullptr;
 };
 
 /// Writes beside, verifies what was written by reading it back, syncs, renames. Nothing is left of a failed write, and a

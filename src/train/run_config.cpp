@@ -168,6 +168,9 @@ void fill_defaults(RunReader& reader) {
   }
   if (!reader.given("optimizer.warmup_steps"))
     run.optimizer.warmup_steps = std::min<std::int64_t>(100, run.train.steps / 10);
+  if (!reader.given("optimizer.cooldown_steps") && run.optimizer.schedule == ScheduleKind::wsd) {
+    run.optimizer.cooldown_steps = (run.optimizer.decay_steps > 0 ? run.optimizer.decay_steps : run.train.steps) / 5;
+  }
 }
 
 /// An error of a combination: of the first key in `blame` (most likely at fault first) that was given.
@@ -205,6 +208,29 @@ Result<void> check_model(const RunConfig& run, std::string_view name) {
   return {};
 }
 
+/// Keys of one optimizer or schedule, given to another. Their defaults may stand anywhere, as they do in a resolved run.
+Result<void> check_optimizer_keys(const RunConfig& run, std::string_view name) {
+  const OptimizerConfig& optimizer = run.optimizer;
+  const OptimizerConfig defaults;
+  const auto needs = [&](std::string_view key, bool differs, std::string_view word) -> Result<void> {
+    if (!differs) return {};
+    return refuse(run, name, {key}, fmt::format("needs {}", word));
+  };
+  if (optimizer.kind != OptimizerKind::muon) {
+    constexpr std::string_view kMuon = "optimizer.kind: muon";
+    const bool rate = optimizer.muon_learning_rate != defaults.muon_learning_rate;
+    if (auto ok = needs("optimizer.muon_learning_rate", rate, kMuon); !ok) return ok;
+    const bool momentum = optimizer.muon_momentum != defaults.muon_momentum;
+    if (auto ok = needs("optimizer.muon_momentum", momentum, kMuon); !ok) return ok;
+  }
+  if (optimizer.schedule != ScheduleKind::wsd) {
+    constexpr std::string_view kWsd = "optimizer.schedule: wsd";
+    if (auto ok = needs("optimizer.cooldown_steps", optimizer.cooldown_steps != 0, kWsd); !ok) return ok;
+    if (auto ok = needs("optimizer.cooldown", optimizer.cooldown != defaults.cooldown, kWsd); !ok) return ok;
+  }
+  return {};
+}
+
 /// Combinations of other keys.
 Result<void> check_combinations(const RunConfig& run, std::string_view name) {
   const OptimizerConfig& optimizer = run.optimizer;
@@ -223,6 +249,18 @@ Result<void> check_combinations(const RunConfig& run, std::string_view name) {
     return refuse(run, name, {"optimizer.decay_steps"},
                   fmt::format("must be 0 or at least optimizer.warmup_steps ({}), found {}", optimizer.warmup_steps,
                               optimizer.decay_steps));
+  }
+  if (auto ok = check_optimizer_keys(run, name); !ok) return ok;
+  const std::int64_t decay_end = optimizer.decay_steps > 0 ? optimizer.decay_steps : train.steps;
+  if (optimizer.cooldown_steps > decay_end - optimizer.warmup_steps) {
+    return refuse(run, name, {"optimizer.cooldown_steps", "optimizer.warmup_steps", "optimizer.decay_steps", "train.steps"},
+                  fmt::format("optimizer.cooldown_steps ({}) and optimizer.warmup_steps ({}) must fit into the {} steps "
+                              "until the decay ends",
+                              optimizer.cooldown_steps, optimizer.warmup_steps, decay_end));
+  }
+  if (train.target_loss > 0.0F && train.eval_every == 0) {
+    return refuse(run, name, {"train.target_loss", "train.eval_every"},
+                  "train.target_loss needs validations: train.eval_every must be above 0");
   }
   if (train.steps * train.accumulation > UINT32_MAX) {  // micro-batches number the dropout streams in 32 bits
     return refuse(run, name, {"train.accumulation", "train.steps"},

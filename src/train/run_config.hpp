@@ -23,12 +23,27 @@ enum class DocumentAttention : std::uint8_t {
   isolate  ///< positions restart and attention stops at document starts
 };
 enum class BackendKind : std::uint8_t { kernels, eigen };
+enum class OptimizerKind : std::uint8_t {
+  adamw,
+  muon  ///< of the blocks' matrices; AdamW of the rest
+};
+enum class ScheduleKind : std::uint8_t {
+  cosine,
+  wsd  ///< warm-up, stable, decay
+};
+enum class CooldownShape : std::uint8_t {
+  linear,
+  sqrt  ///< 1 - sqrt
+};
 
 /// Values as the words of YAML: "shuffled", "isolate", "auto", "eigen", ...
 [[nodiscard]] std::string_view to_word(WindowOrder order);
 [[nodiscard]] std::string_view to_word(DocumentAttention documents);
 [[nodiscard]] std::string_view to_word(Precision precision);
 [[nodiscard]] std::string_view to_word(BackendKind backend);
+[[nodiscard]] std::string_view to_word(OptimizerKind kind);
+[[nodiscard]] std::string_view to_word(ScheduleKind kind);
+[[nodiscard]] std::string_view to_word(CooldownShape shape);
 
 struct DataConfig {
   std::string corpus;  ///< prepared HDF5 file
@@ -37,10 +52,16 @@ struct DataConfig {
 };
 
 struct OptimizerConfig {
+  OptimizerKind kind = OptimizerKind::adamw;
   float learning_rate = 1e-3F;
-  float min_learning_rate = 1e-4F;  ///< at the end of the cosine; where not given: learning_rate / 10
+  float min_learning_rate = 1e-4F;  ///< at the end of the decay; where not given: learning_rate / 10
   std::int64_t warmup_steps = 100;  ///< where not given: at most a tenth of train.steps
-  std::int64_t decay_steps = 0;     ///< step at which the cosine ends; 0: train.steps
+  std::int64_t decay_steps = 0;     ///< step at which the decay ends; 0: train.steps
+  ScheduleKind schedule = ScheduleKind::cosine;
+  std::int64_t cooldown_steps = 0;  ///< of wsd; where not given: a fifth of the steps until the decay ends
+  CooldownShape cooldown = CooldownShape::linear;
+  float muon_learning_rate = 0.02F;  ///< while AdamW's is learning_rate: both follow one schedule
+  float muon_momentum = 0.95F;
   float beta1 = 0.9F;
   float beta2 = 0.99F;
   float eps = 1e-8F;
@@ -60,7 +81,9 @@ struct TrainConfig {
   float init_std = 0.02F;
   std::int64_t log_every = 10;    ///< steps between lines of metrics.jsonl
   std::int64_t eval_every = 250;  ///< steps between validations; 0: never
+  std::int64_t eval_from = 0;     ///< no validation before this step
   std::int64_t eval_tokens = 0;   ///< at most so many validation tokens; 0: the whole split
+  float target_loss = 0.0F;       ///< the run ends with the first validation at or below it; 0: none
   std::int64_t save_every = 0;    ///< steps between checkpoints; 0: only with validations and at the end
   std::int64_t keep = 2;          ///< numbered checkpoints kept besides best and last
 };

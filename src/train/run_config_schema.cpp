@@ -19,6 +19,9 @@ std::string_view to_word(Precision precision) {
   return precision == Precision::automatic ? "auto" : precision == Precision::f32 ? "f32" : "bf16";
 }
 std::string_view to_word(BackendKind backend) { return backend == BackendKind::kernels ? "kernels" : "eigen"; }
+std::string_view to_word(OptimizerKind kind) { return kind == OptimizerKind::adamw ? "adamw" : "muon"; }
+std::string_view to_word(ScheduleKind kind) { return kind == ScheduleKind::cosine ? "cosine" : "wsd"; }
+std::string_view to_word(CooldownShape shape) { return shape == CooldownShape::linear ? "linear" : "sqrt"; }
 
 namespace internal {
 
@@ -28,6 +31,9 @@ constexpr std::array kWindowOrders{WindowOrder::shuffled, WindowOrder::random};
 constexpr std::array kDocumentAttentions{DocumentAttention::across, DocumentAttention::isolate};
 constexpr std::array kPrecisions{Precision::automatic, Precision::f32, Precision::bf16};
 constexpr std::array kBackends{BackendKind::kernels, BackendKind::eigen};
+constexpr std::array kOptimizers{OptimizerKind::adamw, OptimizerKind::muon};
+constexpr std::array kSchedules{ScheduleKind::cosine, ScheduleKind::wsd};
+constexpr std::array kCooldowns{CooldownShape::linear, CooldownShape::sqrt};
 
 /// A key whose words are to_word of the enumerators in `All`; `Member` is a captureless function to the field.
 template <const auto& All, auto Member>
@@ -135,18 +141,31 @@ void add_data_keys(std::vector<RunKey>& keys) {
 
 void add_optimizer_keys(std::vector<RunKey>& keys) {
   const auto add = [&](RunKey key) { keys.push_back(std::move(key)); };
+  add({"optimizer.kind", choice<kOptimizers, QUERN_FIELD(optimizer.kind)>(),
+       "adamw, or muon: Muon for the matrices of the blocks, AdamW for embeddings, head, routers, norms and biases", "",
+       false});
   add({"optimizer.learning_rate", NumberKey{QUERN_FIELD(optimizer.learning_rate), 0.0F, 10.0F, true},
        "AdamW's rate after warm-up", "", false});
   add({"optimizer.min_learning_rate", NumberKey{QUERN_FIELD(optimizer.min_learning_rate), 0.0F, 10.0F},
-       "rate at the end of the cosine", "optimizer.learning_rate / 10", false});
+       "AdamW's rate at the end of the decay; Muon's is the same part of its own", "optimizer.learning_rate / 10", false});
   add({"optimizer.warmup_steps", IntegerKey{QUERN_FIELD(optimizer.warmup_steps), 0, kMaxSteps},
        "steps of linear rise to the learning rate", "100, at most train.steps / 10", false});
   add({"optimizer.decay_steps", IntegerKey{QUERN_FIELD(optimizer.decay_steps), 0, kMaxSteps},
-       "step at which the cosine ends; 0: train.steps", "", false});
-  add({"optimizer.beta1", NumberKey{QUERN_FIELD(optimizer.beta1), 0.0F, 1.0F, false, true}, "decay of the first moment", "",
-       false});
-  add({"optimizer.beta2", NumberKey{QUERN_FIELD(optimizer.beta2), 0.0F, 1.0F, false, true}, "decay of the second moment", "",
-       false});
+       "step at which the decay ends; 0: train.steps", "", false});
+  add({"optimizer.schedule", choice<kSchedules, QUERN_FIELD(optimizer.schedule)>(),
+       "cosine: half a cosine after warm-up; wsd: a plateau, then a cooldown", "", false});
+  add({"optimizer.cooldown_steps", IntegerKey{QUERN_FIELD(optimizer.cooldown_steps), 0, kMaxSteps},
+       "wsd: steps of the cooldown, before the decay ends", "wsd: a fifth of the steps until the decay ends", false});
+  add({"optimizer.cooldown", choice<kCooldowns, QUERN_FIELD(optimizer.cooldown)>(),
+       "wsd: how the rate falls; sqrt: 1 - sqrt", "", false});
+  add({"optimizer.muon_learning_rate", NumberKey{QUERN_FIELD(optimizer.muon_learning_rate), 0.0F, 10.0F, true},
+       "Muon's rate while AdamW's is optimizer.learning_rate: both follow one schedule", "", false});
+  add({"optimizer.muon_momentum", NumberKey{QUERN_FIELD(optimizer.muon_momentum), 0.0F, 1.0F, false, true},
+       "decay of Muon's momentum, which looks ahead (Nesterov)", "", false});
+  add({"optimizer.beta1", NumberKey{QUERN_FIELD(optimizer.beta1), 0.0F, 1.0F, false, true},
+       "AdamW: decay of the first moment", "", false});
+  add({"optimizer.beta2", NumberKey{QUERN_FIELD(optimizer.beta2), 0.0F, 1.0F, false, true},
+       "AdamW: decay of the second moment", "", false});
   add({"optimizer.eps", NumberKey{QUERN_FIELD(optimizer.eps), 0.0F, 1.0F, true}, "added to the root of the second moment",
        "", false});
   add({"optimizer.weight_decay", NumberKey{QUERN_FIELD(optimizer.weight_decay), 0.0F, 100.0F},
@@ -177,8 +196,12 @@ void add_train_keys(std::vector<RunKey>& keys) {
        false});
   add({"train.eval_every", IntegerKey{QUERN_FIELD(train.eval_every), 0, kMaxSteps}, "steps between validations; 0: never",
        "", false});
+  add({"train.eval_from", IntegerKey{QUERN_FIELD(train.eval_from), 0, kMaxSteps}, "no validation before this step", "",
+       false});
   add({"train.eval_tokens", IntegerKey{QUERN_FIELD(train.eval_tokens), 0, kMaxTokens},
        "at most so many validation tokens; 0: the whole split", "", false});
+  add({"train.target_loss", NumberKey{QUERN_FIELD(train.target_loss), 0.0F, 1e6F},
+       "nats per token: the run ends with the first validation at or below it; 0: none", "", false});
   add({"train.save_every", IntegerKey{QUERN_FIELD(train.save_every), 0, kMaxSteps},
        "steps between checkpoints; 0: with validations and at the end", "", false});
   add({"train.keep", IntegerKey{QUERN_FIELD(train.keep), 0, 1'000'000}, "numbered checkpoints kept besides best and last",

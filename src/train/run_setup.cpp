@@ -74,7 +74,7 @@ Result<RunSetup> set_up_run(const RunConfig& requested, bool resume) {
   auto memory =
       TrainingMemory::plan(decisions->backend, decisions->compute, run.model,
                            {.rows = batches->rows(), .max_length = run.context(), .max_sequences = batches->max_sequences()},
-                           static_cast<int>(run.system.threads));
+                           run.optimizer.kind, static_cast<int>(run.system.threads));
   if (!memory) return tl::make_unexpected(memory.error());
 
   plan.isa = decisions->isa;

@@ -147,8 +147,8 @@ Result<StepBench> bench_steps(const RunConfig& requested, const StepBenchOptions
   bench.resident_before = peak_resident_bytes();
   const PassShape shape{
       .rows = run.train.batch * run.context(), .max_length = run.context(), .max_sequences = run.train.batch};
-  auto memory =
-      TrainingMemory::plan(decisions->backend, decisions->compute, run.model, shape, static_cast<int>(run.system.threads));
+  auto memory = TrainingMemory::plan(decisions->backend, decisions->compute, run.model, shape, run.optimizer.kind,
+                                     static_cast<int>(run.system.threads));
   if (!memory) return tl::make_unexpected(memory.error());
   TrainingPlan limits;
   limits.run = run;

@@ -49,7 +49,8 @@ class TrainerImpl final : public Trainer {
   Blocks blocks() const override {
     TrainingMemory& memory = const_cast<TrainerImpl*>(this)->setup_.memory;
     const auto count = static_cast<std::size_t>(memory.layout().elements);
-    return {{memory.parameters(), count}, {memory.first_moments(), count}, {memory.second_moments(), count}};
+    const auto second = static_cast<std::size_t>(memory.second_moment_layout().elements);
+    return {{memory.parameters(), count}, {memory.first_moments(), count}, {memory.second_moments(), second}};
   }
 
   /// Takes the folder, allocates, and initializes or reads the newest checkpoint.
@@ -64,7 +65,7 @@ class TrainerImpl final : public Trainer {
       if (auto read = read_newest(); !read) return read;
     } else if (setup_.plan.start) {
       const auto count = static_cast<std::size_t>(memory.layout().elements);
-      const MutableCheckpointTensors weights{{memory.parameters(), count}, {}, {}};
+      const MutableCheckpointTensors weights{.weights = {memory.parameters(), count}, .m = {}, .v = {}};
       auto read = read_checkpoint_tensors(setup_.plan.start->checkpoint, memory.layout(), weights);
       if (!read) return read;
     } else {
@@ -86,7 +87,7 @@ class TrainerImpl final : public Trainer {
   Result<TrainSummary> run() override {
     TrainSummary summary;
     summary.peak_gflops = peak_gflops_;
-    if (info_.step >= run_.train.steps) {
+    if (info_.step >= run_.train.steps || at_target(info_.best_val_loss)) {
       summary.already_complete = true;
       summary.steps = info_.step;
       summary.best_val_loss = info_.best_val_loss;
@@ -96,15 +97,15 @@ class TrainerImpl final : public Trainer {
     }
     reader_ = std::make_unique<BatchPrefetcher>(setup_.batches, info_.micro_batch);
 
-    session_start_ = Clock::now();
+    interval_start_ = Clock::now();
+    session_start_ = options_.started.value_or(interval_start_);
     earlier_seconds_ = info_.train_seconds;
-    interval_start_ = session_start_;
     tokens_trained_ = info_.step * setup_.plan.tokens_per_step;
     speeds_.reserve(static_cast<std::size_t>(run_.train.steps - info_.step));
     if (setup_.plan.start && run_.train.eval_every > 0) {
       if (auto done = before_first_step(); !done) return tl::make_unexpected(done.error());
     }
-    while (info_.step < run_.train.steps && stop_signal() == 0) {
+    while (info_.step < run_.train.steps && !target_seconds_ && stop_signal() == 0) {
       if (auto done = one_step(); !done) return tl::make_unexpected(done.error());
       if (auto done = after_step(); !done) return tl::make_unexpected(done.error());
     }
@@ -121,7 +122,9 @@ class TrainerImpl final : public Trainer {
     summary.best_val_loss = info_.best_val_loss;
     summary.last_val_loss = info_.val_loss;
     summary.seconds = seconds();
-    summary.stopped_by_signal = info_.step < run_.train.steps ? stop_signal() : 0;
+    summary.reached_target = target_seconds_.has_value();
+    summary.target_seconds = target_seconds_.value_or(0.0);
+    summary.stopped_by_signal = info_.step < run_.train.steps && !target_seconds_ ? stop_signal() : 0;
     if (!speeds_.empty()) {
       const auto middle = speeds_.begin() + std::ssize(speeds_) / 2;
       std::nth_element(speeds_.begin(), middle, speeds_.end());
@@ -133,6 +136,9 @@ class TrainerImpl final : public Trainer {
  private:
   [[nodiscard]] int stop_signal() const {
     return options_.stop_signal == nullptr ? 0 : options_.stop_signal->load(std::memory_order_relaxed);
+  }
+  [[nodiscard]] bool at_target(double val_loss) const {
+    return run_.train.target_loss > 0.0F && val_loss <= static_cast<double>(run_.train.target_loss);
   }
   [[nodiscard]] const Tokenizer& tokenizer() const { return setup_.batches.corpus().tokenizer(); }
   [[nodiscard]] double seconds() const { return earlier_seconds_ + seconds_between(session_start_, Clock::now()); }
@@ -149,11 +155,19 @@ class TrainerImpl final : public Trainer {
       return bad_input(fmt::format("{}: trained with seed {}, this run says `train.seed` {}; resume needs the same", *path,
                                    info->seed, run_.train.seed));
     }
+    const auto saved = parse_run_config(info->run_yaml, *path, {});
+    if (saved && saved->optimizer.kind != run_.optimizer.kind) {
+      return bad_input(fmt::format("{}: trained with optimizer {}, this run says `optimizer.kind` {}; resume needs the same",
+                                   *path, to_word(saved->optimizer.kind), to_word(run_.optimizer.kind)));
+    }
     TrainingMemory& memory = setup_.memory;
     const auto count = static_cast<std::size_t>(memory.layout().elements);
-    auto read = read_checkpoint_tensors(
-        *path, memory.layout(),
-        {{memory.parameters(), count}, {memory.first_moments(), count}, {memory.second_moments(), count}});
+    const auto second = static_cast<std::size_t>(memory.second_moment_layout().elements);
+    auto read = read_checkpoint_tensors(*path, memory.layout(),
+                                        {.weights = {memory.parameters(), count},
+                                         .m = {memory.first_moments(), count},
+                                         .v = {memory.second_moments(), second},
+                                         .v_layout = &memory.second_moment_layout()});
     if (!read) return read;
     info_ = std::move(*info);
     last_saved_ = info_.step;
@@ -210,9 +224,10 @@ class TrainerImpl final : public Trainer {
   Result<void> after_step() {
     const bool last = info_.step == run_.train.steps;
     const auto due = [&](std::int64_t every) { return every > 0 && info_.step % every == 0; };
-    const bool evaluate_now = (run_.train.eval_every > 0 && last) || due(run_.train.eval_every);
+    const bool evaluate_now =
+        (run_.train.eval_every > 0 && last) || (due(run_.train.eval_every) && info_.step >= run_.train.eval_from);
     const bool save_now = evaluate_now || due(run_.train.save_every) || last;
-    const bool sample_now = events_.sample && (due(run_.sample.every) || last);
+    bool sample_now = events_.sample && (due(run_.sample.every) || last);
     // Whatever takes time besides steps ends an interval of measurement, so that speeds are those of steps alone.
     const bool log_now = due(run_.train.log_every) || save_now || sample_now;
 
@@ -251,6 +266,10 @@ class TrainerImpl final : public Trainer {
       record.evaluated = true;
       record.val_loss = evaluation->val_loss;
       record.val_bits_per_byte = evaluation->bits_per_byte;
+      if (at_target(evaluation->val_loss)) {
+        target_seconds_ = seconds();
+        sample_now = static_cast<bool>(events_.sample);
+      }
     }
     if (log_now) {
       record.seconds = seconds();
@@ -313,7 +332,9 @@ class TrainerImpl final : public Trainer {
     info_.quern_version = QUERN_VERSION;
     info_.has_optimizer = true;
     const Blocks all = blocks();
-    auto saved = folder_->save(info_, memory.layout(), {all.weights, all.m, all.v}, best, run_.train.keep);
+    const CheckpointTensors tensors{
+        .weights = all.weights, .m = all.m, .v = all.v, .v_layout = &memory.second_moment_layout()};
+    auto saved = folder_->save(info_, memory.layout(), tensors, best, run_.train.keep);
     if (!saved) return saved;
     last_saved_ = info_.step;
     if (events_.saved) events_.saved(checkpoint_path(run_.dir, info_.step));
@@ -365,6 +386,7 @@ class TrainerImpl final : public Trainer {
   std::int64_t last_saved_ = -1;
   std::int64_t interval_steps_ = 0;
   double earlier_seconds_ = 0.0;
+  std::optional<double> target_seconds_;  // when train.target_loss was reached
   Clock::time_point session_start_, interval_start_;
   std::vector<double> speeds_;
 };

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <atomic>
+#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -59,7 +60,7 @@ struct TrainProgress {
   double tokens_per_second = 0.0;  ///< since the last line of metrics.jsonl, evaluations and checkpoints excluded
   double gflops = 0.0;
   double peak_fraction = 0.0;
-  double seconds = 0.0;  ///< wall seconds of the run, earlier sessions included
+  double seconds = 0.0;  ///< wall seconds of the run since TrainOptions::started, earlier sessions included
   bool logged = false;   ///< a line of metrics.jsonl was written for this step
 };
 
@@ -85,6 +86,8 @@ struct TrainOptions {
   bool force = false;                             ///< overwrite a run that is there
   const std::atomic<int>* stop_signal = nullptr;  ///< non-zero: finish the step, save and return
   OperationProfile* profile = nullptr;            ///< for system.threads threads: steps are recorded there
+  /// When the run's wall time began, such as the program's start; without it, with Trainer::run.
+  std::optional<std::chrono::steady_clock::time_point> started{};
 };
 
 struct TrainSummary {
@@ -97,7 +100,9 @@ struct TrainSummary {
   double peak_gflops = 0.0;      ///< register peak measured at the start, at this thread count and compute type
   double end_peak_gflops = 0.0;  ///< the same after the last step, where steps were recorded (TrainOptions::profile)
   int stopped_by_signal = 0;
-  bool already_complete = false;  ///< resumed at or past the last step: nothing was done
+  bool already_complete = false;  ///< resumed at or past the last step or train.target_loss: nothing was done
+  bool reached_target = false;    ///< of this session's validations, the last was at or below train.target_loss
+  double target_seconds = 0.0;    ///< `seconds` when that validation ended
 };
 
 /// Owns everything of a run: memory, threads, reader, log. Same seed, binary and instruction set give the same bits at any
@@ -113,7 +118,7 @@ class Trainer {
   [[nodiscard]] virtual const TrainingPlan& plan() const = 0;
   [[nodiscard]] virtual Result<TrainSummary> run() = 0;
 
-  /// The f32 blocks in the layout's order, for tests and tools: valid as long as the trainer.
+  /// The f32 blocks in the layout's order (v: second_moment_layout's), for tests and tools: valid as long as the trainer.
   struct Blocks {
     std::span<const float> weights, m, v;
   };

@@ -5,21 +5,31 @@
 namespace quern {
 
 Result<TrainingMemory> TrainingMemory::plan(const Backend& backend, ComputeType compute, const ModelConfig& config,
-                                            PassShape shape, int threads) {
+                                            PassShape shape, OptimizerKind optimizer, int threads) {
+  /// Of the plan's times: after the pass, whose buffers that do not live forever are free then.
+  constexpr std::int64_t kUpdate = MemoryPlan::kForever - 1;
   shape.threads = threads;
   TrainingMemory memory;
   memory.config_ = config;
+  memory.compute_ = compute;
   memory.layout_ = parameter_layout(config);
+  memory.moment_layout_ = quern::second_moment_layout(config, memory.layout_, optimizer);
+  memory.muon_ = MuonMemory(backend, compute, config, memory.layout_, optimizer, threads);
   memory.rope_positions_ = std::max(config.context, shape.max_length);
   const std::size_t block_bytes = static_cast<std::size_t>(memory.layout_.elements) * sizeof(float);
   MemoryPlan& plan = memory.plan_;
   memory.parameters_ = plan.add("parameters", block_bytes, MemoryCategory::weights);
   memory.gradients_ = plan.add("gradients", block_bytes, MemoryCategory::gradients);
   memory.m_ = plan.add("first moments", block_bytes, MemoryCategory::optimizer);
-  memory.v_ = plan.add("second moments", block_bytes, MemoryCategory::optimizer);
+  const std::size_t moment_bytes = static_cast<std::size_t>(memory.moment_layout_.elements) * sizeof(float);
+  memory.v_ = plan.add("second moments", moment_bytes, MemoryCategory::optimizer);
+  if (memory.muon_.bytes() > 0) {
+    memory.workspace_ = plan.add("orthogonalization", memory.muon_.bytes(), MemoryCategory::scratch, kUpdate, kUpdate);
+  }
   memory.packs_ = std::make_unique<WeightPacks>(backend, compute, config, memory.layout_, true, plan);
   memory.pass_ = TrainingPass::create(backend, compute, config, shape, true, plan);
-  memory.scratch_bytes_ = (memory.pass_->scratch_bytes() + kBufferAlignment - 1) / kBufferAlignment * kBufferAlignment;
+  const std::size_t scratch_bytes = std::max(memory.pass_->scratch_bytes(), memory.muon_.scratch_bytes());
+  memory.scratch_bytes_ = (scratch_bytes + kBufferAlignment - 1) / kBufferAlignment * kBufferAlignment;
   memory.scratch_ = plan.add("scratch", memory.scratch_bytes_ * static_cast<std::size_t>(threads), MemoryCategory::scratch);
   if (auto placed = plan.place(); !placed) return tl::make_unexpected(placed.error());
   return memory;

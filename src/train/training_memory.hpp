@@ -8,6 +8,7 @@
 #include "math/memory_plan.hpp"
 #include "model/model_config.hpp"
 #include "model/weights.hpp"
+#include "train/optimizer.hpp"
 #include "train/training_pass.hpp"
 
 namespace quern {
@@ -16,7 +17,7 @@ namespace quern {
 class TrainingMemory {
  public:
   [[nodiscard]] static Result<TrainingMemory> plan(const Backend& backend, ComputeType compute, const ModelConfig& config,
-                                                   PassShape shape, int threads);
+                                                   PassShape shape, OptimizerKind optimizer, int threads);
 
   [[nodiscard]] Result<void> allocate();
 
@@ -27,25 +28,36 @@ class TrainingMemory {
   [[nodiscard]] float* parameters() { return arena_.get<float>(plan_, parameters_); }
   [[nodiscard]] float* gradients() { return arena_.get<float>(plan_, gradients_); }
   [[nodiscard]] float* first_moments() { return arena_.get<float>(plan_, m_); }
+  /// In second_moment_layout's order and offsets, of its elements.
   [[nodiscard]] float* second_moments() { return arena_.get<float>(plan_, v_); }
+  [[nodiscard]] const ParameterLayout& second_moment_layout() const { return moment_layout_; }
+  /// For the update alone: it shares bytes with activations.
+  [[nodiscard]] std::byte* muon_workspace() {
+    return muon_.bytes() == 0 ? nullptr : arena_.get<std::byte>(plan_, workspace_);
+  }
+  [[nodiscard]] const MuonMemory& muon() const { return muon_; }
   [[nodiscard]] const ModelWeights& weights() const { return *weights_; }
   [[nodiscard]] const WeightPacks& packs() const { return *packs_; }
   [[nodiscard]] TrainingPass& pass() { return *pass_; }
   [[nodiscard]] const ParameterLayout& layout() const { return layout_; }
+  [[nodiscard]] const ModelConfig& config() const { return config_; }
+  [[nodiscard]] ComputeType compute() const { return compute_; }
 
   /// Execution context of a team's member, with its part of the scratch memory.
   [[nodiscard]] Exec exec(TeamMember& member, const Backend& backend);
 
  private:
   ModelConfig config_;
-  ParameterLayout layout_;
+  ComputeType compute_ = ComputeType::f32;
+  ParameterLayout layout_, moment_layout_;
+  MuonMemory muon_;
   std::int64_t rope_positions_ = 0;
   MemoryPlan plan_;
   Arena arena_;
   std::unique_ptr<WeightPacks> packs_;
   std::unique_ptr<TrainingPass> pass_;
   std::unique_ptr<ModelWeights> weights_;
-  BufferId parameters_ = 0, gradients_ = 0, m_ = 0, v_ = 0, scratch_ = 0;
+  BufferId parameters_ = 0, gradients_ = 0, m_ = 0, v_ = 0, workspace_ = 0, scratch_ = 0;
   std::size_t scratch_bytes_ = 0;
 };
 

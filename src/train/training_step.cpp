@@ -7,12 +7,7 @@ TrainingStep::TrainingStep(ThreadTeam& team, const Backend& backend, TrainingMem
     : team_(team),
       backend_(backend),
       memory_(memory),
-      optimizer_(memory.layout(), memory.packs(),
-                 {.beta1 = optimizer.beta1,
-                  .beta2 = optimizer.beta2,
-                  .eps = optimizer.eps,
-                  .weight_decay = optimizer.weight_decay,
-                  .clip_norm = optimizer.clip_norm}),
+      optimizer_(memory.config(), memory.layout(), memory.packs(), memory.compute(), memory.muon(), optimizer),
       nominal_tokens_(static_cast<double>(nominal_tokens)) {}
 
 void TrainingStep::record(TeamMember& member) const {
@@ -55,9 +50,10 @@ TrainingStep::Outcome TrainingStep::update(double learning_rate, std::int64_t st
     team_.run([&](TeamMember& member) {
       record(member);
       Exec exec = memory_.exec(member, backend_);
-      const double norm = optimizer_.step(
-          exec, {memory_.parameters(), memory_.gradients(), memory_.first_moments(), memory_.second_moments()},
-          nominal_tokens_ / weight_sum_, static_cast<float>(learning_rate), step);
+      const double norm = optimizer_.step(exec,
+                                          {memory_.parameters(), memory_.gradients(), memory_.first_moments(),
+                                           memory_.second_moments(), memory_.muon_workspace()},
+                                          nominal_tokens_ / weight_sum_, static_cast<float>(learning_rate), step);
       if (member.index() == 0) outcome.gradient_norm = norm;
     });
   }

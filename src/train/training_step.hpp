@@ -12,11 +12,11 @@
 
 namespace quern {
 
-/// Between steps it holds nothing but AdamW's settings. Nothing on its path allocates once the first step is over.
+/// Between steps it holds nothing but the optimizer's settings. Nothing on its path allocates once the first step is over.
 class TrainingStep {
  public:
-  /// `team` and `memory` (allocated before the first begin()) must outlive this. `nominal_tokens`: of all of a step's
-  /// micro-batches, masked or not.
+  /// `team` and `memory` (planned for optimizer.kind, allocated before the first begin()) must outlive this.
+  /// `nominal_tokens`: of all of a step's micro-batches, masked or not.
   TrainingStep(ThreadTeam& team, const Backend& backend, TrainingMemory& memory, const OptimizerConfig& optimizer,
                std::int64_t nominal_tokens);
 
@@ -41,7 +41,7 @@ class TrainingStep {
   ThreadTeam& team_;
   Backend backend_;
   TrainingMemory& memory_;
-  AdamW optimizer_;
+  Optimizer optimizer_;
   double nominal_tokens_;
   OperationProfile* profile_ = nullptr;
   double loss_sum_ = 0.0;

@@ -1,5 +1,6 @@
-// Operations on whole arrays: add, sum_of_squares, AdamW.
+// Operations on whole arrays: add, sum_of_squares, AdamW, momentum, axpby.
 #include <algorithm>
+#include <limits>
 
 #include "elementwise_support.hpp"
 
@@ -105,6 +106,50 @@ TEST(AdamW, NoGradientMeansOnlyDecay) {
     EXPECT_EQ(w, std::vector<float>(20, 6.0F)) << table->name;
     EXPECT_EQ(m, zero);
     EXPECT_EQ(v, zero);
+  }
+}
+
+TEST(Nesterov, ThreeStepsFollowTheFormula) {
+  for (const ElementwiseKernels* table : elementwise_tables()) {
+    SCOPED_TRACE(table->name);
+    for (const std::int64_t count : kSizes) {
+      Rows<float> m(1, count, 0, 1), direction(1, count, 0, 2);
+      m.fill([] { return 0.0; });
+      std::vector<double> want(static_cast<std::size_t>(count), 0.0);
+      for (unsigned t = 1; t <= 3; ++t) {
+        const Rows<float> gradient = Rows<float>(1, count, 0, 0).fill(Normal(80 + t));
+        const float scale = t == 2 ? 0.25F : 1.0F;
+        table->nesterov(gradient.data(), scale, 0.9F, m.data(), direction.data(), count);
+        for (std::int64_t i = 0; i < count; ++i) {
+          double& sum = want[static_cast<std::size_t>(i)];
+          const double g = value_of(scale) * gradient.value(0, i);
+          sum = value_of(0.9F) * sum + g;
+          ASSERT_NEAR(m.value(0, i), sum, 0x1p-21 * (std::abs(sum) + 4.0)) << count;
+          ASSERT_NEAR(direction.value(0, i), value_of(0.9F) * sum + g, 0x1p-21 * (std::abs(sum) + 4.0)) << count;
+        }
+      }
+      EXPECT_TRUE(m.gaps_untouched() && direction.gaps_untouched());
+    }
+  }
+}
+
+TEST(Axpby, AddsMultiplesAndDoesNotReadWhatItOverwrites) {
+  for (const ElementwiseKernels* table : elementwise_tables()) {
+    for (const std::int64_t count : kSizes) {
+      const Rows<float> x = Rows<float>(1, count, 0, 1).fill(Normal(91));
+      const Rows<float> before = Rows<float>(1, count, 0, 2).fill(Normal(92));
+      Rows<float> y = before;
+      table->axpby(0.5F, x.data(), -2.0F, y.data(), count);
+      for (std::int64_t i = 0; i < count; ++i) {
+        ASSERT_NEAR(y.value(0, i), 0.5 * x.value(0, i) - 2.0 * before.value(0, i), 0x1p-20) << table->name << " " << count;
+      }
+      y.fill([] { return std::numeric_limits<double>::quiet_NaN(); });
+      table->axpby(0.5F, x.data(), 0.0F, y.data(), count);
+      for (std::int64_t i = 0; i < count; ++i) ASSERT_EQ(y.at(0, i), 0.5F * x.at(0, i)) << table->name;
+      table->axpby(4.0F, y.data(), 0.0F, y.data(), count);
+      for (std::int64_t i = 0; i < count; ++i) ASSERT_EQ(y.at(0, i), 2.0F * x.at(0, i)) << "in place";
+      EXPECT_TRUE(y.gaps_untouched());
+    }
   }
 }
 

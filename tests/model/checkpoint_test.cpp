@@ -118,6 +118,28 @@ TEST_F(CheckpointTest, RoundTripIsBitExact) {
   EXPECT_TRUE(info->has_optimizer);
 }
 
+// Second moments of some tensors only, in a block of their own.
+TEST_F(CheckpointTest, SecondMomentsMayHaveALayoutOfTheirOwn) {
+  ParameterLayout some;
+  for (const Parameter& p : layout_.parameters) {
+    if (p.kind == ParameterKind::matrix) continue;
+    some.parameters.push_back(p);
+    some.parameters.back().offset = some.elements;
+    some.elements += (p.count() + 15) / 16 * 16;
+  }
+  ASSERT_LT(some.parameters.size(), layout_.parameters.size());
+  const std::vector<float> v = random_bits(some, 4);
+  expect_ok(save_checkpoint(path_, some_info(), layout_, {weights_, m_, v, &some}));
+  std::vector<float> w(weights_.size()), m(weights_.size()), read_v(v.size());
+  expect_ok(read_checkpoint_tensors(path_, layout_, {w, m, read_v, &some}));
+  EXPECT_TRUE(same_bits(m, m_));
+  EXPECT_TRUE(same_bits(read_v, v));
+  std::vector<float> whole(weights_.size());
+  expect_error(read_checkpoint_tensors(path_, layout_, {w, m, whole}), {"optimizer/v"});
+  save_full();
+  expect_error(read_checkpoint_tensors(path_, layout_, {w, m, read_v, &some}), {"optimizer/v", "no such tensor"});
+}
+
 // Every tensor that any architecture has: experts, sinks, norms after each half, biases of q, k and v alone.
 TEST_F(CheckpointTest, TensorsOfPublishedArchitecturesRoundTrip) {
   CheckpointInfo info = some_info();

@@ -107,6 +107,22 @@ TEST_F(CliTrain, ProfilesAndTraces) {
   EXPECT_EQ(refused.out, "") << "refused before the work";
 }
 
+TEST_F(CliTrain, MuonShowsItsTimeAndTheTargetItsSeconds) {
+  const ProgramResult result =
+      run_quern("train " + yaml_ +
+                " optimizer.kind=muon optimizer.schedule=wsd train.eval_every=1 train.target_loss=5.6 "
+                "train.steps=40 --profile");
+  ASSERT_EQ(result.code, 0) << result.err;
+  EXPECT_TRUE(contains(result.out, "Newton-Schulz")) << result.out;
+  EXPECT_TRUE(contains(result.out, "target val_loss 5.6: reached at step")) << result.out;
+  EXPECT_TRUE(contains(result.out, "s after the program's start")) << result.out;
+  const ProgramResult again = run_quern(
+      "train " + yaml_ + " optimizer.kind=muon optimizer.schedule=wsd train.target_loss=5.6 train.steps=40 --resume");
+  EXPECT_TRUE(contains(again.out, "lower train.target_loss to go on")) << again.out;
+  const ProgramResult missed = run_quern("train " + yaml_ + " train.target_loss=0.001 --force");
+  EXPECT_TRUE(contains(missed.out, "target val_loss 0.001: not reached in")) << missed.out;
+}
+
 TEST_F(CliTrain, TrainsLogsSamplesAndDoesNotOverwrite) {
   const ProgramResult result = run_quern("train " + yaml_);
   ASSERT_EQ(result.code, 0) << result.err;

@@ -123,6 +123,18 @@ TEST(RunConfigErrors, ImpossibleCombinationsNameTheKeyThatWasGiven) {
   EXPECT_NE(error_with("optimizer: {warmup_steps: 11}\ntrain: {steps: 10}\n")
                 .find("optimizer.warmup_steps (11) must not be above train.steps (10)"),
             std::string::npos);
+  EXPECT_NE(error_with("optimizer: {muon_learning_rate: 0.1}\n")
+                .find("key `optimizer.muon_learning_rate`: needs optimizer.kind: muon"),
+            std::string::npos);
+  EXPECT_NE(error_with("optimizer: {muon_momentum: 0.9}\n").find("needs optimizer.kind: muon"), std::string::npos);
+  EXPECT_NE(error_with("optimizer: {cooldown_steps: 5}\n").find("needs optimizer.schedule: wsd"), std::string::npos);
+  EXPECT_NE(error_with("optimizer: {cooldown: sqrt}\n").find("needs optimizer.schedule: wsd"), std::string::npos);
+  EXPECT_NE(error_with("optimizer: {schedule: wsd, cooldown_steps: 8, warmup_steps: 3}\ntrain: {steps: 10}\n")
+                .find("must fit into the 10 steps"),
+            std::string::npos);
+  EXPECT_NE(error_with("train: {target_loss: 1.5, eval_every: 0}\n").find("train.eval_every must be above 0"),
+            std::string::npos);
+  EXPECT_NE(error_with("optimizer: {kind: sgd}\n").find("one of adamw, muon"), std::string::npos);
   EXPECT_NE(error_with("optimizer: {warmup_steps: 50, decay_steps: 49}\n").find("`optimizer.decay_steps`"),
             std::string::npos);
   EXPECT_NE(error_with("train: {batch: 65536}\nmodel: {context: 65536}\n").find("train.batch * context"), std::string::npos);

@@ -127,6 +127,20 @@ TEST(RunConfig, ResolvedYamlReadsBackEqual) {
   }
 }
 
+TEST(RunConfig, MuonAndWsdHaveTheirDefaults) {
+  const RunConfig muon = parse_or_fail(kMinimal, {"optimizer.kind=muon", "optimizer.schedule=wsd", "train.steps=500"});
+  EXPECT_EQ(muon.optimizer.kind, OptimizerKind::muon);
+  EXPECT_EQ(muon.optimizer.muon_learning_rate, 0.02F);
+  EXPECT_EQ(muon.optimizer.muon_momentum, 0.95F);
+  EXPECT_EQ(muon.optimizer.cooldown_steps, 100);
+  EXPECT_EQ(parse_or_fail(to_yaml(muon)).optimizer.cooldown_steps, 100);
+  const RunConfig ends = parse_or_fail(kMinimal, {"optimizer.schedule=wsd", "optimizer.decay_steps=400"});
+  EXPECT_EQ(ends.optimizer.cooldown_steps, 80);
+  const RunConfig adamw = parse_or_fail(kMinimal);
+  EXPECT_EQ(adamw.optimizer.cooldown_steps, 0);
+  EXPECT_EQ(to_yaml(parse_or_fail(to_yaml(adamw))), to_yaml(adamw)) << "defaults of what is not in use are allowed";
+}
+
 TEST(RunConfig, KeyTableIsComplete) {
   std::set<std::string> keys;
   for (const KeyDoc& doc : run_config_keys()) {
@@ -246,7 +260,7 @@ TEST(Configs, Cromwell1bHasItsShapeAndFitsInto24Gib) {
   if (kernels.isa != Isa::amx) return;
   const PassShape shape{
       .rows = run->train.batch * run->context(), .max_length = run->context(), .max_sequences = run->train.batch};
-  const auto memory = TrainingMemory::plan({&kernels, false}, ComputeType::bf16, model, shape, 2);
+  const auto memory = TrainingMemory::plan({&kernels, false}, ComputeType::bf16, model, shape, run->optimizer.kind, 2);
   ASSERT_TRUE(memory) << memory.error().message;
   EXPECT_LT(memory->bytes(), std::size_t{43} << 29) << "21.5 GiB: the system needs the rest";
 }

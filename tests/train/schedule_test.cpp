@@ -50,6 +50,35 @@ TEST(Schedule, ConstantWherePeakEqualsFloor) {
   for (std::int64_t step = 0; step < 10; ++step) EXPECT_EQ(learning_rate_at(schedule, step), 0.3);
 }
 
+TEST(Schedule, WsdHoldsItsPeakAndCoolsDownAtTheEnd) {
+  LearningRateSchedule schedule{.peak = 1.0, .minimum = 0.2, .warmup_steps = 9, .decay_steps = 100};
+  schedule.kind = ScheduleKind::wsd;
+  schedule.cooldown_steps = 16;
+  EXPECT_DOUBLE_EQ(learning_rate_at(schedule, 4), 0.5);
+  for (std::int64_t step = 9; step <= 84; ++step) EXPECT_EQ(learning_rate_at(schedule, step), 1.0) << step;
+  EXPECT_DOUBLE_EQ(learning_rate_at(schedule, 88), 1.0 - 0.8 / 4);
+  EXPECT_DOUBLE_EQ(learning_rate_at(schedule, 99), 0.2 + 0.8 / 16);
+  EXPECT_DOUBLE_EQ(learning_rate_at(schedule, 100), 0.2);
+  schedule.cooldown = CooldownShape::sqrt;
+  EXPECT_EQ(learning_rate_at(schedule, 84), 1.0);
+  EXPECT_DOUBLE_EQ(learning_rate_at(schedule, 85), 1.0 - 0.8 / 4);
+  EXPECT_DOUBLE_EQ(learning_rate_at(schedule, 88), 1.0 - 0.8 / 2);
+  EXPECT_DOUBLE_EQ(learning_rate_at(schedule, 93), 1.0 - 0.8 * 3 / 4);
+  EXPECT_DOUBLE_EQ(learning_rate_at(schedule, 100), 0.2);
+}
+
+TEST(Schedule, WsdWithoutAPlateauOrWithoutACooldown) {
+  LearningRateSchedule schedule{.peak = 1.0, .minimum = 0.0, .warmup_steps = 0, .decay_steps = 8};
+  schedule.kind = ScheduleKind::wsd;
+  schedule.cooldown_steps = 8;
+  for (std::int64_t step = 0; step <= 8; ++step) {
+    EXPECT_DOUBLE_EQ(learning_rate_at(schedule, step), 1.0 - static_cast<double>(step) / 8.0);
+  }
+  schedule.cooldown_steps = 0;
+  EXPECT_EQ(learning_rate_at(schedule, 7), 1.0);
+  EXPECT_EQ(learning_rate_at(schedule, 8), 0.0);
+}
+
 TEST(Schedule, TakesItsNumbersFromTheRun) {
   OptimizerConfig optimizer;
   optimizer.learning_rate = 0.5F;
@@ -62,6 +91,13 @@ TEST(Schedule, TakesItsNumbersFromTheRun) {
   EXPECT_EQ(to_the_end.decay_steps, 300);
   optimizer.decay_steps = 200;
   EXPECT_EQ(learning_rate_schedule(optimizer, 300).decay_steps, 200);
+  optimizer.schedule = ScheduleKind::wsd;
+  optimizer.cooldown_steps = 30;
+  optimizer.cooldown = CooldownShape::sqrt;
+  const LearningRateSchedule wsd = learning_rate_schedule(optimizer, 300);
+  EXPECT_EQ(wsd.kind, ScheduleKind::wsd);
+  EXPECT_EQ(wsd.cooldown_steps, 30);
+  EXPECT_EQ(wsd.cooldown, CooldownShape::sqrt);
 }
 
 // Accumulation is no input of the schedule: a run that accumulates visits the same rates at the same optimizer steps.

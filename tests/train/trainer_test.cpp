@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <chrono>
 #include <cmath>
 #include <filesystem>
 #include <fstream>
@@ -74,6 +75,15 @@ class TrainerTest : public testing::Test {
     run.train.log_every = 1;
     run.train.eval_every = 5;
     run.system.threads = 2;
+    return run;
+  }
+
+  /// The same with Muon and a schedule of three parts.
+  [[nodiscard]] RunConfig muon(const std::string& name) const {
+    RunConfig run = config(name);
+    run.optimizer.kind = OptimizerKind::muon;
+    run.optimizer.schedule = ScheduleKind::wsd;
+    run.optimizer.cooldown_steps = 4;
     return run;
   }
 
@@ -249,8 +259,8 @@ TEST_F(TrainerTest, TenLossesEqualTheDoublePrecisionTrainer) {
 }
 
 TEST_F(TrainerTest, ResumeEqualsNeverStopped) {
-  RunConfig runs[] = {config("whole32"), config("whole16"), published("published")};
-  runs[1].train.precision = Precision::bf16;
+  RunConfig runs[] = {config("whole32"), config("whole16"), published("published"), muon("muon32"), muon("muon16")};
+  runs[1].train.precision = runs[4].train.precision = Precision::bf16;
   for (RunConfig& run : runs) {
     run.train.dropout = 0.1F;
     const Trained whole = train(run);
@@ -274,11 +284,13 @@ TEST_F(TrainerTest, ResumeEqualsNeverStopped) {
 }
 
 TEST_F(TrainerTest, SameBitsAtAnyThreadCount) {
-  for (const Precision precision : {Precision::f32, Precision::bf16}) {
+  RunConfig starts[] = {config("threads32_"), config("threads16_"), muon("muon32_"), muon("muon16_")};
+  starts[1].train.precision = starts[3].train.precision = Precision::bf16;
+  for (const RunConfig& start : starts) {
     std::vector<Trained> runs;
     for (const std::int64_t threads : {1, 2, 4}) {
-      RunConfig run = config("threads" + std::to_string(threads) + std::to_string(static_cast<int>(precision)));
-      run.train.precision = precision;
+      RunConfig run = start;
+      run.dir += std::to_string(threads);
       run.train.dropout = 0.1F;
       run.system.threads = threads;
       runs.push_back(train(run));
@@ -305,7 +317,7 @@ TEST_F(TrainerTest, AccumulationIsTheSameStep) {
 
 TEST_F(TrainerTest, SteadyStepsAllocateNothing) {
   if (!malloc_counting_available()) GTEST_SKIP() << "this build has the sanitizer's malloc, which is not counted";
-  RunConfig runs[] = {config("heap32"), config("heap16"), published("heap_published")};
+  RunConfig runs[] = {config("heap32"), config("heap16"), published("heap_published"), muon("heap_muon")};
   runs[1].train.precision = Precision::bf16;
   for (RunConfig& run : runs) {
     run.train.steps = 40;
@@ -336,6 +348,65 @@ TEST_F(TrainerTest, RefusesARunThatDoesNotFitAndNamesTheKeyToLower) {
   EXPECT_NE(trainer.error().message.find("activations"), std::string::npos) << trainer.error().message;
   EXPECT_NE(trainer.error().message.find("train.batch"), std::string::npos) << trainer.error().message;
   EXPECT_FALSE(fs::exists(run.dir)) << "nothing is made of a run that is refused";
+}
+
+TEST_F(TrainerTest, StopsAtItsTargetLossAndSaysWhen) {
+  RunConfig run = config("target");
+  run.train.steps = 40;
+  run.train.eval_every = 5;
+  const Trained whole = train(run);
+  ASSERT_LT(whole.summary.best_val_loss, whole.losses.front() - 0.2);
+  EXPECT_FALSE(whole.summary.reached_target) << "there was none";
+
+  run.dir += "_stopped";
+  run.train.target_loss = static_cast<float>(whole.losses.front() - 0.1);
+  const Trained stopped = train(run);
+  EXPECT_TRUE(stopped.summary.reached_target);
+  EXPECT_LT(stopped.summary.steps, 40);
+  EXPECT_EQ(stopped.summary.steps % 5, 0) << "only validations count";
+  EXPECT_LE(stopped.summary.last_val_loss, static_cast<double>(run.train.target_loss));
+  EXPECT_GT(stopped.summary.target_seconds, 0.0);
+  EXPECT_LE(stopped.summary.target_seconds, stopped.summary.seconds);
+  EXPECT_EQ(stopped.summary.stopped_by_signal, 0);
+  const Trained again = train(run, true);
+  EXPECT_TRUE(again.summary.already_complete);
+  EXPECT_EQ(again.weights, stopped.weights);
+}
+
+TEST_F(TrainerTest, ValidatesFromTheStepThatItIsTold) {
+  RunConfig run = config("from");
+  run.train.eval_every = 2;
+  run.train.eval_from = 5;
+  std::vector<std::int64_t> steps;
+  TrainEvents events;
+  events.evaluated = [&](const Evaluation& evaluation) { steps.push_back(evaluation.step); };
+  auto trainer = Trainer::create(run, {}, events).value();
+  ASSERT_TRUE(trainer->run());
+  EXPECT_EQ(steps, (std::vector<std::int64_t>{6, 8, 10}));
+}
+
+TEST_F(TrainerTest, CountsSecondsFromWhenItIsTold) {
+  const RunConfig run = config("started");
+  const auto hour_ago = std::chrono::steady_clock::now() - std::chrono::hours(1);
+  auto trainer = Trainer::create(run, {.started = hour_ago}, {}).value();
+  const auto summary = trainer->run();
+  ASSERT_TRUE(summary);
+  EXPECT_GT(summary->seconds, 3600.0);
+}
+
+TEST_F(TrainerTest, MuonLearnsAndResumeRefusesAnotherOptimizer) {
+  RunConfig run = muon("kinds");
+  run.train.steps = 30;
+  const Trained trained = train(run);
+  EXPECT_LT(trained.losses.back(), 0.7 * trained.losses.front());
+  EXPECT_LT(trained.v.size(), trained.m.size()) << "only what AdamW updates has second moments";
+  RunConfig other = run;
+  other.optimizer.kind = OptimizerKind::adamw;
+  const auto resumed = Trainer::create(other, {.resume = true}, {});
+  ASSERT_FALSE(resumed);
+  EXPECT_NE(resumed.error().message.find("trained with optimizer muon, this run says `optimizer.kind` adamw"),
+            std::string::npos)
+      << resumed.error().message;
 }
 
 TEST_F(TrainerTest, ResumeRefusesAnotherModelOrSeed) {
