@@ -6,72 +6,13 @@
 #include <algorithm>
 #include <fstream>
 
-#include "summary_report.hpp"
+#include "json_place.hpp"
 
 namespace quern::tools {
 
 namespace {
 
 using Json = nlohmann::ordered_json;
-
-/// A place in a file, whose fields are asked for by name.
-class Place {
- public:
-  Place(const Json& json, std::string where) : json_(json), where_(std::move(where)) {}
-
-  [[nodiscard]] tl::unexpected<Error> wrong(std::string_view key, std::string_view expected) const {
-    return bad_input(fmt::format("{}.{}: expected {}", where_, key, expected));
-  }
-  [[nodiscard]] Result<double> number(const char* key) const {
-    const auto value = json_.find(key);
-    if (value == json_.end() || !value->is_number()) return wrong(key, "a number");
-    return value->get<double>();
-  }
-  [[nodiscard]] Result<std::string> text(const char* key) const {
-    const auto value = json_.find(key);
-    if (value == json_.end() || !value->is_string()) return wrong(key, "text");
-    std::string text = value->get<std::string>();
-    // It is printed: nothing that a terminal obeys, and nothing that fills it.
-    const auto control = [](char letter) { return static_cast<unsigned char>(letter) < 0x20 || letter == 0x7F; };
-    if (text.size() > 200 || std::any_of(text.begin(), text.end(), control)) {
-      return wrong(key, "at most 200 bytes of text without control characters");
-    }
-    return text;
-  }
-  [[nodiscard]] Result<std::vector<double>> numbers(const char* key) const {
-    const auto values = json_.find(key);
-    if (values == json_.end() || !values->is_array()) return wrong(key, "a list of numbers");
-    std::vector<double> result;
-    for (const Json& value : *values) {
-      if (!value.is_number()) return wrong(key, "a list of numbers");
-      result.push_back(value.get<double>());
-    }
-    return result;
-  }
-  [[nodiscard]] Result<Summary> summary(const char* key) const {
-    const auto value = json_.find(key);
-    return summary_from_json(value == json_.end() ? Json() : *value, fmt::format("{}.{}", where_, key));
-  }
-  [[nodiscard]] Result<std::vector<Place>> list(const char* key) const {
-    const auto values = json_.find(key);
-    if (values == json_.end() || !values->is_array()) return wrong(key, "a list");
-    std::vector<Place> places;
-    for (std::size_t i = 0; i < values->size(); ++i) {
-      places.emplace_back((*values)[i], fmt::format("{}.{}[{}]", where_, key, i));
-      if (!(*values)[i].is_object()) return bad_input(fmt::format("{}: expected an object", places.back().where_));
-    }
-    return places;
-  }
-  [[nodiscard]] Result<Place> object(const char* key) const {
-    const auto value = json_.find(key);
-    if (value == json_.end() || !value->is_object()) return wrong(key, "an object");
-    return Place(*value, fmt::format("{}.{}", where_, key));
-  }
-
- private:
-  const Json& json_;
-  std::string where_;
-};
 
 /// The rate that times are of: ends change places.
 Summary inverse(const Summary& seconds) {
@@ -87,7 +28,7 @@ Summary inverse(const Summary& seconds) {
           .coverage = seconds.coverage};
 }
 
-Result<BenchFigure> kernel_figure(const Place& row) {
+Result<BenchFigure> kernel_figure(const JsonPlace& row) {
   const auto name = row.text("name");
   if (!name) return tl::make_unexpected(name.error());
   const auto seconds = row.summary("seconds");
@@ -98,7 +39,7 @@ Result<BenchFigure> kernel_figure(const Place& row) {
 }
 
 /// Tokens per second over what the machine did around the same round: decode by the memory, prefill by the arithmetic.
-Result<BenchFigure> infer_figure(const Place& row) {
+Result<BenchFigure> infer_figure(const JsonPlace& row) {
   const auto kind = row.text("kind");
   if (!kind) return tl::make_unexpected(kind.error());
   const bool decode = *kind == "decode";
@@ -112,7 +53,7 @@ Result<BenchFigure> infer_figure(const Place& row) {
   const auto rounds = row.list("rounds");
   if (!rounds) return tl::make_unexpected(rounds.error());
   std::vector<double> rates, shares;
-  for (const Place& round : *rounds) {
+  for (const JsonPlace& round : *rounds) {
     const auto rate = round.number("tokens_per_second");
     if (!rate) return tl::make_unexpected(rate.error());
     const auto machine = round.object("machine");
@@ -128,7 +69,7 @@ Result<BenchFigure> infer_figure(const Place& row) {
 }
 
 /// Tokens per second of each round over the mean of the peaks before and after it.
-Result<BenchFigure> train_figure(const Place& row) {
+Result<BenchFigure> train_figure(const JsonPlace& row) {
   const auto name = row.text("run");
   if (!name) return tl::make_unexpected(name.error());
   const auto precision = row.text("precision");
@@ -146,10 +87,10 @@ Result<BenchFigure> train_figure(const Place& row) {
   return BenchFigure{fmt::format("{}/{}", *name, *precision), summarize(*rates), summarize(shares)};
 }
 
-using Reader = Result<BenchFigure> (*)(const Place&);
+using Reader = Result<BenchFigure> (*)(const JsonPlace&);
 
-Result<void> read_figures(const std::vector<Place>& rows, Reader read, BenchFile& file) {
-  for (const Place& row : rows) {
+Result<void> read_figures(const std::vector<JsonPlace>& rows, Reader read, BenchFile& file) {
+  for (const JsonPlace& row : rows) {
     auto figure = read(row);
     if (!figure) return tl::make_unexpected(figure.error());
     const auto same = [&](const BenchFigure& other) { return other.name == figure->name; };
@@ -164,7 +105,7 @@ Result<void> read_figures(const std::vector<Place>& rows, Reader read, BenchFile
 Result<void> read_rows(const Json& json, BenchFile& file) {
   if (json.is_array()) {  // quern bench train
     const Json whole = {{"rows", json}};
-    const auto rows = Place(whole, "train").list("rows");
+    const auto rows = JsonPlace(whole, "train").list("rows");
     if (!rows) return tl::make_unexpected(rows.error());
     file.bench = "train";
     if (!rows->empty()) {
@@ -178,7 +119,7 @@ Result<void> read_rows(const Json& json, BenchFile& file) {
   }
   const bool kernels = json.value("bench", Json()) == "kernels";
   file.bench = kernels ? "kernels" : "infer";
-  const Place whole(json, file.bench);
+  const JsonPlace whole(json, file.bench);
   file.instruction_set = whole.text(kernels ? "instruction_set" : "isa").value_or("");
   file.threads = static_cast<std::int64_t>(std::clamp(whole.number("threads").value_or(0.0), 0.0, 1e6));
   const auto rows = whole.list("rows");

@@ -70,6 +70,8 @@ Json step_bench_json(const std::string& name, const StepBench& bench) {
                {"precision", to_word(bench.run.train.precision)},
                {"isa", bench.isa},
                {"threads", bench.run.system.threads},
+               {"fused", bench.run.system.fused},
+               {"arena", bench.run.system.arena},
                {"seed", bench.run.train.seed},
                {"parameters", bench.parameters},
                {"vocab", bench.run.model.vocab},

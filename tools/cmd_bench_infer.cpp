@@ -49,8 +49,11 @@ Result<std::vector<std::int64_t>> numbers(std::string_view option, std::string_v
 }
 
 Result<InferBenchOptions> options_of(const Arguments& arguments) {
-  InferBenchOptions options{
-      .decode_tokens = arguments.decode, .warmup = arguments.warmup, .rounds = arguments.rounds, .seed = arguments.seed};
+  InferBenchOptions options{.decode_tokens = arguments.decode,
+                            .warmup = arguments.warmup,
+                            .rounds = arguments.rounds,
+                            .seed = arguments.seed,
+                            .kv_cache = !arguments.model.no_kv_cache};
   auto prompts = numbers("--prompt", arguments.prompts);
   if (!prompts) return tl::make_unexpected(prompts.error());
   options.prompts = std::move(*prompts);
@@ -136,6 +139,7 @@ void add_bench_infer(CLI::App& bench, Command& command) {
   add_model_options(*infer, arguments->model);
   infer->get_option("MODEL")->required(false);
   add_shape_options(*infer, arguments->shape);
+  add_measuring_options(*infer, arguments->model);
   infer->add_option("--prompt", arguments->prompts, "Lengths of prompts, a row each; 0: none")->capture_default_str();
   infer->add_option("--decode", arguments->decode, "Tokens that each sequence gets in a round of decode; 0: no decode")
       ->check(CLI::Range(std::int64_t{0}, kMaxBenchTokens))

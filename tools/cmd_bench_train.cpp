@@ -24,7 +24,7 @@ struct Arguments {
   std::string precision = "auto";
   std::int64_t threads = 0, steps = 0, warmup = 2, rounds = 5;
   std::vector<std::string> sweeps;
-  bool profile = false, json = false;
+  bool no_fused = false, no_arena = false, profile = false, json = false;
 };
 
 constexpr const char* kDefaultRuns[] = {"configs/shakespeare_char_cpu.yaml", "configs/loop_small.yaml",
@@ -79,6 +79,8 @@ Result<std::vector<Job>> jobs_of(const Arguments& arguments) {
   }
   if (files.empty()) files.assign(std::begin(kDefaultRuns), std::end(kDefaultRuns));
   if (arguments.threads > 0) overrides.push_back(fmt::format("system.threads={}", arguments.threads));
+  if (arguments.no_fused) overrides.emplace_back("system.fused=false");
+  if (arguments.no_arena) overrides.emplace_back("system.arena=false");
   const auto sweeps = parse_sweeps(arguments.sweeps);
   if (!sweeps) return tl::make_unexpected(sweeps.error());
   std::vector<std::string> precisions{""};
@@ -182,6 +184,10 @@ void add_bench_train(CLI::App& bench, Command& command) {
                    "KEY=VALUE,VALUE,...: a row for each value; given more than once, the lists advance together")
       ->type_name("TEXT")
       ->allow_extra_args(false);
+  train->add_flag("--no-fused", arguments->no_fused,
+                  "To measure: what follows a product, the loss and packing are passes of their own (system.fused=false)");
+  train->add_flag("--no-arena", arguments->no_arena,
+                  "To measure: buffers are allocated and freed for each micro-batch (system.arena=false)");
   train->add_flag("--profile", arguments->profile, "Print time, FLOP and bytes by operation and phase of each row");
   train->add_flag("--json", arguments->json, "Print JSON");
   train->callback([&command, arguments] { command.run = [arguments] { return bench_train(*arguments); }; });

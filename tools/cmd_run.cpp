@@ -233,6 +233,7 @@ void add_run(CLI::App& app, Command& command) {
       ->capture_default_str();
   add_sampling_options(*run_command, arguments->sampling);
   add_speculation_options(*run_command, arguments->speculation);
+  add_measuring_options(*run_command, arguments->model);
   run_command->add_option("--stop", arguments->stop, "End before this text (\\n for a line end); can be repeated")
       ->allow_extra_args(false);
   run_command->add_flag("--ignore-eos", arguments->ignore_eos, "Never draw the tokens that end a text");

@@ -31,6 +31,7 @@ struct Arguments {
   bool resume = false;
   bool force = false;
   bool dry_run = false;
+  bool no_fused = false, no_arena = false;
   bool profile = false;
   std::string profile_json, trace;
 
@@ -64,7 +65,10 @@ Result<void> show_profile(const Arguments& arguments, const OperationProfile& pr
 }
 
 Result<int> train(const Arguments& arguments) {
-  const auto run = load_run_config(arguments.file, arguments.overrides);
+  std::vector<std::string> overrides = arguments.overrides;
+  if (arguments.no_fused) overrides.emplace_back("system.fused=false");
+  if (arguments.no_arena) overrides.emplace_back("system.arena=false");
+  const auto run = load_run_config(arguments.file, overrides);
   if (!run) return tl::make_unexpected(run.error());
   if (const auto files = check_run_files(*run); !files) return tl::make_unexpected(files.error());
   if (arguments.dry_run) {
@@ -134,10 +138,10 @@ Result<int> train(const Arguments& arguments) {
     if (auto shown = show_profile(arguments, *profile, *summary); !shown) return tl::make_unexpected(shown.error());
   }
   if (summary->stopped_by_signal != 0) {
-    std::string overrides;
-    for (const std::string& override_text : arguments.overrides) overrides += fmt::format(" '{}'", override_text);
+    std::string words;
+    for (const std::string& word : overrides) words += fmt::format(" '{}'", word);
     fmt::print("stopped by signal {} after step {}, saved; go on with: quern train {}{} --resume\n",
-               summary->stopped_by_signal, summary->steps, arguments.file, overrides);
+               summary->stopped_by_signal, summary->steps, arguments.file, words);
     return 128 + summary->stopped_by_signal;
   }
   return kExitOk;
@@ -158,6 +162,10 @@ void add_train(CLI::App& app, Command& command) {
   train_command->add_flag("--force", arguments->force, "Replace a run that is there")->excludes("--resume");
   train_command->add_flag("--dry-run", arguments->dry_run,
                           "Print the resolved run, parameters, memory and FLOP per token; train nothing");
+  train_command->add_flag("--no-fused", arguments->no_fused,
+                          "To measure: what follows a product, the loss and packing are passes of their own");
+  train_command->add_flag("--no-arena", arguments->no_arena,
+                          "To measure: buffers are allocated and freed for each micro-batch");
   train_command->add_flag("--profile", arguments->profile, "Print time, FLOP and bytes by operation and phase at the end");
   train_command->add_option("--profile-json", arguments->profile_json, "Write the profile as JSON")->type_name("FILE");
   train_command->add_option("--trace", arguments->trace, "Write what each thread did when, for Perfetto")->type_name("FILE");

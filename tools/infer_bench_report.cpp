@@ -88,6 +88,11 @@ std::string infer_bench_header(const RunningModel& running, const Decoder& decod
                       isa_name(running.backend.kernels->isa), running.team.size(), running.team.size() == 1 ? "" : "s",
                       compute_word(running), kv_type_name(*decoder.limits().kv_type), options.warmup, options.rounds,
                       running.backend.eigen ? ", products by Eigen" : "");
+  for (const auto& [on, what] : {std::pair{running.backend.fused, "operations not fused"},
+                                 std::pair{running.arena, "buffers allocated for each pass"},
+                                 std::pair{running.kv_cache, "no KV cache: each token computes the whole text"}}) {
+    if (!on) text += fmt::format("Switched off: {}\n", what);
+  }
   text +=
       "Speeds: the median round [slowest-fastest]. Shares: of what the machine does, measured around each round (memory\n"
       "also every second of it), medians over rounds. Memory: the best of some reads of 128 MiB that no cache holds. "
@@ -131,6 +136,9 @@ Json infer_bench_json(const RunningModel& running, const Decoder& decoder, const
                {"weight_bytes_per_token", model.bytes_per_token()},
                {"isa", isa_name(running.backend.kernels->isa)},
                {"backend", running.backend.eigen ? "eigen" : "kernels"},
+               {"fused", running.backend.fused},
+               {"arena", running.arena},
+               {"kv_cache", running.kv_cache},
                {"threads", running.team.size()},
                {"compute", compute_word(running)},
                {"kv_type", kv_type_name(*decoder.limits().kv_type)},

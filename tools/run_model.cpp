@@ -10,6 +10,7 @@
 #include <cstdio>
 
 #include "command.hpp"
+#include "infer/recomputing_decoder.hpp"
 #include "math/dispatch.hpp"
 #include "model/atomic_file.hpp"
 
@@ -62,9 +63,19 @@ void add_model_options(CLI::App& command, ModelOptions& options) {
       ->capture_default_str();
 }
 
+void add_measuring_options(CLI::App& command, ModelOptions& options) {
+  command.add_flag("--no-fused", options.no_fused,
+                   "To measure: biases, activations and residuals are passes of their own after each product");
+  command.add_flag("--no-arena", options.no_arena, "To measure: working buffers are allocated and freed for each pass");
+  command.add_flag("--no-kv-cache", options.no_kv_cache, "To measure: each token computes the whole text again");
+}
+
 Result<std::unique_ptr<Decoder>> RunningModel::decoder(Decoder::Limits limits) {
   limits.kv_type = kv_type;
-  return Decoder::create(backend, model->weights(), team, limits);
+  limits.arena = arena;
+  auto decoder = Decoder::create(backend, model->weights(), team, limits);
+  if (decoder && !kv_cache) return without_kv_cache(std::move(*decoder));
+  return decoder;
 }
 
 Result<std::unique_ptr<RunningModel>> prepare_run(const ModelOptions& options) {
@@ -74,7 +85,9 @@ Result<std::unique_ptr<RunningModel>> prepare_run(const ModelOptions& options) {
   if (!kv_type) return tl::make_unexpected(kv_type.error());
   auto running =
       std::make_unique<RunningModel>(options.threads > 0 ? static_cast<int>(options.threads) : default_thread_count());
-  running->backend = {*kernels, options.backend == "eigen"};
+  running->backend = {.kernels = *kernels, .eigen = options.backend == "eigen", .fused = !options.no_fused};
+  running->arena = !options.no_arena;
+  running->kv_cache = !options.no_kv_cache;
   running->kv_type = *kv_type;
   return running;
 }

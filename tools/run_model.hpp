@@ -23,7 +23,11 @@ struct ModelOptions {
   std::string precision = "auto";
   std::string backend = "kernels";
   std::string kv_type = "auto";
+  bool no_fused = false, no_arena = false, no_kv_cache = false;  ///< what is switched off, to measure what it gives
 };
+
+/// --no-fused, --no-arena and --no-kv-cache.
+void add_measuring_options(CLI::App& command, ModelOptions& options);
 
 /// MODEL, --threads, --precision, --backend and --kv-type.
 void add_model_options(CLI::App& command, ModelOptions& options);
@@ -35,11 +39,12 @@ struct RunningModel {
   ThreadTeam team;
   std::unique_ptr<LoadedModel> model;
   std::optional<ElementType> kv_type;
+  bool arena = true, kv_cache = true;
   double load_seconds = 0.0;
   std::size_t peak_bytes = 0;     ///< the most resident at once so far, without what measuring took
   double memory_bandwidth = 0.0;  ///< bytes a second; 0: not measured yet
 
-  /// A decoder with these limits and the chosen type of cache.
+  /// A decoder with these limits, the chosen type of cache, and without what is switched off.
   [[nodiscard]] Result<std::unique_ptr<Decoder>> decoder(Decoder::Limits limits);
 };
 

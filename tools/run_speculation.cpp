@@ -14,6 +14,10 @@ Result<DraftSource> source_of(const ModelOptions& model, const SpeculationFlags&
   if (!flags.draft.empty() && flags.source != "draft" && flags.source != "auto") {
     return bad_input("--draft: goes with --speculate draft, found --speculate " + flags.source);
   }
+  if (model.no_kv_cache) {
+    if (flags.draft.empty() && flags.source != "ngram") return DraftSource::none;
+    return bad_input("--no-kv-cache: proposals are checked against the cache; expected no --draft and no --speculate");
+  }
   if (!flags.draft.empty()) return DraftSource::model;
   // Eigen chooses other kernels by the number of rows: texts could differ from those without proposals.
   if (flags.source == "auto") return model.backend == "eigen" ? DraftSource::none : DraftSource::ngram;

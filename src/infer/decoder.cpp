@@ -37,71 +37,50 @@ template <class T>
 class TypedDecoder final : public Decoder {
  public:
   TypedDecoder(const Backend& backend, const ModelWeights& weights, ThreadTeam& team, const Limits& limits, KvCache cache)
-      : backend_(backend), weights_(weights), team_(team), limits_(limits), cache_(std::move(cache)) {}
+      : backend_(backend),
+        weights_(weights),
+        team_(team),
+        limits_(limits),
+        cache_(std::move(cache)),
+        plan_(limits.arena ? Placement::arena : Placement::apart) {}
 
   Result<void> allocate() {
     const ModelConfig& c = weights_.config;
     const std::int64_t rows = limits_.batch_tokens;
     const std::int64_t logit_rows = limits_.logit_rows;
-    const std::int64_t act_width = c.experts > 0 ? 0 : c.mlp_width;
-    const std::int64_t pre_width = c.gated() ? 2 * act_width : 0;
-    const auto activations = [&](const char* name, std::int64_t elements, std::size_t bytes) {
-      return plan_.add(name, static_cast<std::size_t>(elements) * bytes, MemoryCategory::activations);
-    };
-    const BufferId x = activations("residual", rows * c.width, 4);
-    const BufferId norm = activations("norm", rows * c.width, sizeof(T));
-    const BufferId qkv = activations("qkv", rows * c.qkv_width(), sizeof(T));
-    const BufferId attention = activations("attention", rows * c.query_width(), sizeof(T));
-    const BufferId pre = activations("mlp pre-activation", rows * pre_width, sizeof(T));
-    const BufferId act = activations("mlp activation", rows * act_width, sizeof(T));
-    const std::int64_t slots = c.experts > 0 ? rows * c.experts_used : 0;
-    const BufferId branch = activations("branch", c.post_norms ? rows * c.width : 0, 4);
-    const BufferId router = activations("router logits", slots > 0 ? rows * c.experts : 0, 4);
-    const BufferId chosen = activations("chosen experts", slots, 4);
-    const BufferId chosen_weight = activations("weights of chosen experts", slots, 4);
-    const BufferId slot = activations("slots", slots, 4);
-    const BufferId first_slot = activations("first slots", slots > 0 ? c.experts + 1 : 0, 8);
-    const BufferId expert_input = activations("expert input", slots * c.width, sizeof(T));
-    const BufferId expert_pre = activations("expert pre-activation", slots * 2 * c.mlp_width, sizeof(T));
-    const BufferId expert_act = activations("expert activation", slots * c.mlp_width, sizeof(T));
-    const BufferId expert_out = activations("expert output", slots * c.width, 4);
-    const BufferId last_x = activations("residual of logits", logit_rows * c.width, 4);
-    const BufferId last_norm = activations("norm of logits", logit_rows * c.width, sizeof(T));
-    const BufferId logits = activations("logits", logit_rows * c.vocab, 4);
+    const std::int64_t hidden = c.experts > 0 ? 0 : c.mlp_width;
+    plan_one(buffers_.x_in, "residual", rows * c.width);
+    // A residual that is added in a pass of its own is not where the product goes.
+    if (!backend_.fused) plan_one(buffers_.x_mid, "residual mid", rows * c.width);
+    plan_one(buffers_.norm1_out, "norm", rows * c.width);
+    plan_one(buffers_.qkv, "qkv", rows * c.qkv_width());
+    plan_one(buffers_.attention, "attention", rows * c.query_width());
+    if (c.gated() && hidden > 0) plan_one(buffers_.mlp_pre, "mlp pre-activation", rows * 2 * hidden);
+    plan_one(buffers_.mlp_act, "mlp activation", rows * hidden);
+    if (c.post_norms) plan_one(buffers_.branch1, "branch", rows * c.width);
+    if (c.experts > 0) {
+      const std::int64_t slots = rows * c.experts_used;
+      plan_one(experts_.router_logits, "router logits", rows * c.experts);
+      plan_one(experts_.chosen, "chosen experts", slots);
+      plan_one(experts_.chosen_weight, "weights of chosen experts", slots);
+      plan_one(experts_.slot, "slots", slots);
+      plan_one(experts_.first_slot, "first slots", c.experts + 1);
+      plan_one(experts_.input, "expert input", slots * c.width);
+      plan_one(experts_.pre, "expert pre-activation", slots * 2 * c.mlp_width);
+      plan_one(experts_.act, "expert activation", slots * c.mlp_width);
+      plan_one(experts_.out, "expert output", slots * c.width);
+      buffers_.experts = &experts_;
+    }
+    plan_one(last_x_, "residual of logits", logit_rows * c.width);
+    plan_one(last_norm_, "norm of logits", logit_rows * c.width);
+    plan_one(logits_, "logits", logit_rows * c.vocab);
     scratch_bytes_ = std::max({block_scratch_bytes(backend_, c, rows, false),
                                matmul_scratch_bytes(backend_, logit_rows, std::max(c.vocab, c.width)),
                                attention_scratch_bytes(backend_, c.attention_shape(0), kType, 0)});
-    const BufferId scratch =
-        plan_.add("scratch", scratch_bytes_ * static_cast<std::size_t>(team_.size()), MemoryCategory::scratch);
+    plan_one(scratch_, "scratch", static_cast<std::int64_t>(scratch_bytes_) * team_.size(), MemoryCategory::scratch);
     if (auto placed = plan_.place(); !placed) return placed;
     if (auto fits = check_memory(limits_, cache_.bytes(), plan_.arena_bytes()); !fits) return fits;
-    auto arena = Arena::allocate(plan_);
-    if (!arena) return tl::make_unexpected(arena.error());
-    arena_ = std::move(*arena);
-
-    buffers_.x_in = buffers_.x_mid = buffers_.x_out = arena_.get<float>(plan_, x);
-    buffers_.norm1_out = buffers_.norm2_out = arena_.get<T>(plan_, norm);
-    buffers_.qkv = arena_.get<T>(plan_, qkv);
-    buffers_.attention = arena_.get<T>(plan_, attention);
-    buffers_.mlp_pre = pre_width > 0 ? arena_.get<T>(plan_, pre) : nullptr;
-    buffers_.mlp_act = arena_.get<T>(plan_, act);
-    if (c.post_norms) buffers_.branch1 = buffers_.branch2 = arena_.get<float>(plan_, branch);
-    if (c.experts > 0) {
-      experts_ = {.router_logits = arena_.get<float>(plan_, router),
-                  .chosen = arena_.get<std::int32_t>(plan_, chosen),
-                  .chosen_weight = arena_.get<float>(plan_, chosen_weight),
-                  .slot = arena_.get<std::int32_t>(plan_, slot),
-                  .first_slot = arena_.get<std::int64_t>(plan_, first_slot),
-                  .input = arena_.get<T>(plan_, expert_input),
-                  .pre = arena_.get<T>(plan_, expert_pre),
-                  .act = arena_.get<T>(plan_, expert_act),
-                  .out = arena_.get<float>(plan_, expert_out)};
-      buffers_.experts = &experts_;
-    }
-    last_x_ = arena_.get<float>(plan_, last_x);
-    last_norm_ = arena_.get<T>(plan_, last_norm);
-    logits_ = arena_.get<float>(plan_, logits);
-    scratch_ = arena_.get<std::byte>(plan_, scratch);
+    if (auto allocated = allocate_buffers(); !allocated) return allocated;
 
     tokens_.resize(static_cast<std::size_t>(rows));
     positions_.resize(static_cast<std::size_t>(rows));
@@ -120,6 +99,9 @@ class TypedDecoder final : public Decoder {
   const ModelWeights& weights() const override { return weights_; }
 
   Result<void> forward(std::span<const SequenceTokens> batch) override {
+    if (!limits_.arena) {
+      if (auto allocated = allocate_buffers(); !allocated) return allocated;
+    }
     if (auto ready = stage(batch); !ready) return ready;
     if (limits_.profiler != nullptr) {
       const bool decode = std::all_of(batch.begin(), batch.end(),
@@ -139,6 +121,32 @@ class TypedDecoder final : public Decoder {
   }
 
  private:
+  struct Binding {
+    std::byte** pointer;
+    BufferId id;
+  };
+
+  template <class U>
+  void plan_one(U*& pointer, const char* name, std::int64_t elements,
+                MemoryCategory category = MemoryCategory::activations) {
+    const BufferId id = plan_.add(name, static_cast<std::size_t>(elements) * sizeof(U), category);
+    bindings_.push_back({reinterpret_cast<std::byte**>(&pointer), id});
+  }
+
+  /// The planned buffers' memory, in the place of what they had.
+  Result<void> allocate_buffers() {
+    arena_ = Arena();
+    auto arena = Arena::allocate(plan_);
+    if (!arena) return tl::make_unexpected(arena.error());
+    arena_ = std::move(*arena);
+    for (const Binding& binding : bindings_) *binding.pointer = arena_.get<std::byte>(plan_, binding.id);
+    buffers_.x_out = buffers_.x_in;
+    if (backend_.fused) buffers_.x_mid = buffers_.x_in;
+    buffers_.norm2_out = buffers_.norm1_out;
+    buffers_.branch2 = buffers_.branch1;
+    return {};
+  }
+
   /// Checks the batch, makes room in the cache and lays out rows. Undoes itself on an error.
   Result<void> stage(std::span<const SequenceTokens> batch) {
     const ModelConfig& c = weights_.config;
@@ -296,6 +304,7 @@ class TypedDecoder final : public Decoder {
   KvCache cache_;
   MemoryPlan plan_;
   Arena arena_;
+  std::vector<Binding> bindings_;
   BlockBuffers<T> buffers_;
   ExpertBuffers<T> experts_;
   float* last_x_ = nullptr;

@@ -29,7 +29,7 @@ struct SequenceTokens {
 };
 
 /// Runs a model over batches of tokens of many sequences. Positions, pages and rows are planned at creation; forward()
-/// allocates nothing. Activations have the weights' compute type.
+/// allocates nothing (but see Limits::arena). Activations have the weights' compute type.
 class Decoder {
  public:
   virtual ~Decoder() = default;
@@ -40,9 +40,12 @@ class Decoder {
     std::int64_t sequences = 1;            ///< alive at once
     std::int64_t cache_tokens = 0;         ///< room in the cache, shared by all sequences; 0: `sequences` of the longest
     std::optional<ElementType> kv_type{};  ///< of the cache: f32, f16, bf16, q8_0 or q4_0; none: the compute type
-    std::int64_t logit_rows = 0;   ///< rows of logits that one forward() gives at most; 0: one a sequence, or a token
-    bool all_logits = false;       ///< every entry's LogitRows counts as `all`
-    Profiler* profiler = nullptr;  ///< told of each part of a forward pass; null: none
+    std::int64_t logit_rows = 0;  ///< rows of logits that one forward() gives at most; 0: one a sequence, or a token
+    bool all_logits = false;      ///< every entry's LogitRows counts as `all`
+    /// false, for measuring: each working buffer is allocated for a forward() and freed by the next, which may answer
+    /// no_memory.
+    bool arena = true;
+    Profiler* profiler = nullptr;            ///< told of each part of a forward pass; null: none
     ActivationObserver* observer = nullptr;  ///< told of what enters each matrix; null: none
   };
 

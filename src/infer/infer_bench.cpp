@@ -109,6 +109,7 @@ class Bench {
       row.weight_bytes = step_weight_bytes(decoder_.weights(), bytes_per_token_, sequences);
       row.kv_bytes = static_cast<double>(sequences) * kv_bytes_read(config(), decoder_.cache().type(), row.depth, tokens) /
                      static_cast<double>(tokens);
+      if (!options_.kv_cache) count_recomputation(row);
     } else {
       row.steps = (row.round_tokens + decoder_.limits().batch_tokens - 1) / decoder_.limits().batch_tokens;
       row.flops = forward_flops(config(), 0, row.round_tokens, 1);
@@ -146,6 +147,19 @@ class Bench {
                                         .int8_tile_ops = mean(&MachineRates::int8_tile_ops)}});
     }
     return {};
+  }
+
+  /// What a round of decode computes and reads where each step computes whole sequences.
+  void count_recomputation(InferBenchRow& row) const {
+    row.flops = row.weight_bytes = row.kv_bytes = 0.0;
+    const std::int64_t batch = decoder_.limits().batch_tokens;
+    for (std::int64_t length = row.depth + 1; length <= row.depth + row.steps; ++length) {
+      row.flops += static_cast<double>(row.sequences) * forward_flops(config(), 0, length, 1);
+      for (std::int64_t first = 0; first < length; first += batch) {
+        row.weight_bytes += static_cast<double>(row.sequences) / static_cast<double>(row.steps) *
+                            step_weight_bytes(decoder_.weights(), bytes_per_token_, std::min(batch, length - first));
+      }
+    }
   }
 
   /// Brings every sequence of the row to its depth: empty ones for prefill.

@@ -27,6 +27,7 @@ struct InferBenchOptions {
   std::int64_t warmup = 1;                 ///< whole rounds before the first that counts
   std::int64_t rounds = 3;
   std::uint64_t seed = 1337;  ///< of the tokens
+  bool kv_cache = true;       ///< false: the decoder is one of without_kv_cache(), whose work is counted
 
   /// Whether there are rows of decode.
   [[nodiscard]] bool decodes() const { return decode_tokens > 0 && !depths.empty() && !sequences.empty(); }
@@ -65,7 +66,7 @@ struct InferBenchRow {
   double flops = 0.0;
   /// Bytes that a step of decode reads: matrices (of the embedding one row a token; of experts those in use, which for
   /// several sequences is what equal odds for all experts would give), and keys and values, mean over the round. 0 for
-  /// prefill.
+  /// prefill. Without a KV cache: matrices once for each chunk of each sequence, and no keys and values.
   double weight_bytes = 0.0;
   double kv_bytes = 0.0;
   std::vector<InferBenchRound> rounds{};

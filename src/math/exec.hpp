@@ -15,6 +15,10 @@ namespace quern {
 struct Backend {
   const KernelTable* kernels = nullptr;
   bool eigen = false;
+  /// false, for measuring only: what follows a product (bias, activation, residual), the loss and the packing of updated
+  /// weights are passes of their own over whole buffers. f32 activations get the same bits; bf16 ones are rounded more
+  /// often.
+  bool fused = true;
 };
 
 /// One thread's execution context. Functions that take an Exec& are called by every member of `member`'s team with the

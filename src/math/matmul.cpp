@@ -16,6 +16,7 @@
 #include "math/matmul_fetch_internal.hpp"
 #include "math/matmul_front_internal.hpp"
 #include "math/matmul_plain_internal.hpp"
+#include "math/matmul_separate_internal.hpp"
 
 namespace quern {
 namespace {
@@ -407,7 +408,10 @@ std::size_t narrowing_scratch_bytes(const Backend& backend, std::int64_t max_row
 
 void matmul_forward(Exec& exec, const ConstMatrix& x, const Weight& w, const MutableMatrix& y, const Epilogue& epilogue) {
   assert(x.cols == w.cols && y.cols == w.rows && y.rows == x.rows);
-  if (exec.backend.eigen) {
+  if (internal::ends_apart(exec.backend, y, epilogue)) {
+    matmul_forward(exec, x, w, y);
+    internal::separate_epilogue(exec, y, epilogue);
+  } else if (exec.backend.eigen) {
     internal::eigen_forward(exec, x, w, y, epilogue);
   } else if (internal::takes_dot(exec.backend, x, w)) {
     internal::dot_forward(exec, x, w, y, epilogue);
@@ -424,7 +428,10 @@ void matmul_forward(Exec& exec, const ConstMatrix& x, const Weight& w, const Mut
 void matmul_backward_input(Exec& exec, const ConstMatrix& dy, const Weight& w, const MutableMatrix& dx,
                            const Epilogue& epilogue) {
   assert(dy.cols == w.rows && dx.cols == w.cols && dx.rows == dy.rows);
-  if (exec.backend.eigen) {
+  if (internal::ends_apart(exec.backend, dx, epilogue)) {
+    matmul_backward_input(exec, dy, w, dx);
+    internal::separate_epilogue(exec, dx, epilogue);
+  } else if (exec.backend.eigen) {
     internal::eigen_backward_input(exec, dy, w, dx, epilogue);
   } else {
     product(exec, compute_of(dy.type), dy, {.weight = &w, .transposed = false}, dx, epilogue);

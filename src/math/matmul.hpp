@@ -103,7 +103,8 @@ struct Epilogue {
   void* pre_activation = nullptr;  ///< [rows, out.cols] in out.type, or null
   std::int64_t pre_activation_stride = 0;
   bool stream_pre_activation = false;  ///< it is not read soon, so it may be written past the caches
-  const float* residual = nullptr;     ///< f32 [rows, out.cols], or null; may be the output itself (to accumulate)
+  const float* residual = nullptr;     ///< f32 [rows, out.cols], or null; may be the output itself (to accumulate, which
+                                       ///< Backend::fused does not separate)
   std::int64_t residual_stride = 0;
   /// Where not null, the end of a backward pass: out = sum * activation'(activation_input), and nothing of the above but
   /// `activation` applies. [rows, out.cols] in out.type: what the forward pass kept as pre_activation.
@@ -139,7 +140,8 @@ struct ForwardPart {
 };
 
 /// Products that do not read each other's results, as matmul_forward computes them, bit for bit. Where x has few rows, rows
-/// of all weights are handed out together, so that threads wait for each other once. SPMD.
+/// of all weights are handed out together, so that threads wait for each other once (one by one where Backend::fused is
+/// false). SPMD.
 void matmul_forward_parts(Exec& exec, std::span<const ForwardPart> parts);
 
 /// dx [M, K] = epilogue(dy [M, N] W), W [N, K]. SPMD.

@@ -218,7 +218,7 @@ void matmul_forward_parts(Exec& exec, std::span<const ForwardPart> parts) {
     std::int64_t bytes = 0;
     for (; count < std::min(parts.size(), internal::kMaxParts); ++count) {
       const ForwardPart& part = parts[count];
-      if (exec.backend.eigen || !internal::takes_dot(exec.backend, part.x, part.weight)) break;
+      if (exec.backend.eigen || !exec.backend.fused || !internal::takes_dot(exec.backend, part.x, part.weight)) break;
       if (count == 0 || !internal::same_rows(part.x, parts[count - 1].x)) {
         rows += part.x.rows;
         bytes += internal::part_bytes(part);

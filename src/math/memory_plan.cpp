@@ -57,11 +57,12 @@ std::size_t MemoryReport::total() const { return std::accumulate(bytes.begin(), 
 
 BufferId MemoryPlan::add(std::string name, std::size_t bytes, MemoryCategory category, std::int64_t first_use,
                          std::int64_t last_use) {
+  const bool shares = placement_ == Placement::arena || first_use > last_use;  // (which place() refuses)
   buffers_.push_back({.name = std::move(name),
                       .bytes = bytes,
                       .category = category,
-                      .first_use = first_use,
-                      .last_use = last_use,
+                      .first_use = shares ? first_use : 0,
+                      .last_use = shares ? last_use : kForever,
                       .offset = 0});
   return buffers_.size() - 1;
 }
@@ -125,11 +126,25 @@ MemoryReport MemoryPlan::report() const {
 }
 
 Result<Arena> Arena::allocate(const MemoryPlan& plan) {
+  Arena arena;
+  if (plan.placement() == Placement::apart) {
+    for (BufferId id = 0; id < plan.size(); ++id) {
+      Result<AlignedBuffer> one = AlignedBuffer::allocate(std::max<std::size_t>(plan.bytes(id), 1));
+      if (!one) return tl::make_unexpected(std::move(one.error()));
+      arena.apart_.push_back(std::move(*one));
+    }
+    return arena;
+  }
   Result<AlignedBuffer> memory = AlignedBuffer::allocate(plan.arena_bytes());
   if (!memory) return tl::make_unexpected(std::move(memory.error()));
-  Arena arena;
   arena.memory_ = std::move(*memory);
   return arena;
+}
+
+std::size_t Arena::bytes() const {
+  std::size_t sum = memory_.bytes();
+  for (const AlignedBuffer& buffer : apart_) sum += buffer.bytes();
+  return sum;
 }
 
 }  // namespace quern

@@ -29,6 +29,12 @@ struct MemoryReport {
 /// Index of a planned buffer.
 using BufferId = std::size_t;
 
+/// Where buffers lie.
+enum class Placement : std::uint8_t {
+  arena,  ///< in one block, which those that are not alive at the same time share
+  apart   ///< each in memory of its own, whatever its lifetime: for measuring what an arena gives
+};
+
 /// Collects buffers with their lifetimes, then places them. Two buffers whose lifetimes [first_use, last_use] (inclusive,
 /// in any unit that orders the step, such as an operation's number) do not meet may share bytes. Placement is greedy
 /// by size, lowest free offset first, deterministic; sizes are rounded up to kBufferAlignment.
@@ -36,6 +42,10 @@ class MemoryPlan {
  public:
   /// Lives for the whole step.
   static constexpr std::int64_t kForever = INT64_MAX;
+
+  MemoryPlan() = default;
+  explicit MemoryPlan(Placement placement) : placement_(placement) {}
+  [[nodiscard]] Placement placement() const { return placement_; }
 
   BufferId add(std::string name, std::size_t bytes, MemoryCategory category, std::int64_t first_use = 0,
                std::int64_t last_use = kForever);
@@ -63,9 +73,10 @@ class MemoryPlan {
   };
   std::vector<Buffer> buffers_;
   std::size_t arena_bytes_ = 0;
+  Placement placement_ = Placement::arena;
 };
 
-/// The memory of a placed plan.
+/// The memory of a placed plan: one block, or one for each buffer where the plan places them apart.
 class Arena {
  public:
   Arena() = default;
@@ -73,12 +84,13 @@ class Arena {
   /// Start of a planned buffer, aligned to kBufferAlignment; valid as long as the arena.
   template <class T>
   [[nodiscard]] T* get(const MemoryPlan& plan, BufferId id) {
-    return reinterpret_cast<T*>(memory_.data() + plan.offset(id));
+    return reinterpret_cast<T*>(apart_.empty() ? memory_.data() + plan.offset(id) : apart_[id].data());
   }
-  [[nodiscard]] std::size_t bytes() const { return memory_.bytes(); }
+  [[nodiscard]] std::size_t bytes() const;
 
  private:
   AlignedBuffer memory_;
+  std::vector<AlignedBuffer> apart_;  // by BufferId
 };
 
 }  // namespace quern

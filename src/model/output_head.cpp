@@ -30,8 +30,9 @@ constexpr std::int64_t kStripPad = 16;
 
 std::int64_t round_up(std::int64_t value, std::int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
 
-/// Columns of a strip of logits; whole blocks of the softmax.
-std::int64_t strip_cols(std::int64_t vocab, std::int64_t chunk_rows) {
+/// Columns of a strip of logits; whole blocks of the softmax. All of them where product and softmax are not fused.
+std::int64_t strip_cols(const Backend& backend, std::int64_t vocab, std::int64_t chunk_rows) {
+  if (!backend.fused) return vocab;
   const std::int64_t blocks = std::max<std::int64_t>(1, kStripBytes / (chunk_rows * kCrossEntropyBlock * 4));
   return std::min(vocab, blocks * kCrossEntropyBlock);
 }
@@ -39,8 +40,8 @@ std::int64_t strip_cols(std::int64_t vocab, std::int64_t chunk_rows) {
 /// One thread's working memory for a chunk, cut from its scratch.
 struct ChunkMemory {
   ChunkMemory(Exec& exec, std::int64_t chunk_rows, std::int64_t vocab, std::int64_t width)
-      : cols(strip_cols(vocab, chunk_rows)),
-        scratch(exec, bytes(chunk_rows, vocab, width)),
+      : cols(strip_cols(exec.backend, vocab, chunk_rows)),
+        scratch(exec, bytes(exec.backend, chunk_rows, vocab, width)),
         rows(reinterpret_cast<CrossEntropyRow*>(scratch.own)),
         factor(reinterpret_cast<float*>(scratch.own + rows_bytes(chunk_rows))),
         strip(reinterpret_cast<float*>(scratch.own + rows_bytes(chunk_rows) + factor_bytes(chunk_rows))) {}
@@ -51,8 +52,9 @@ struct ChunkMemory {
   [[nodiscard]] static std::size_t factor_bytes(std::int64_t chunk_rows) {
     return SplitScratch::aligned(static_cast<std::size_t>(chunk_rows) * sizeof(float));
   }
-  [[nodiscard]] static std::size_t bytes(std::int64_t chunk_rows, std::int64_t vocab, std::int64_t width) {
-    const std::int64_t floats = chunk_rows * std::max(strip_cols(vocab, chunk_rows) + kStripPad, width);
+  [[nodiscard]] static std::size_t bytes(const Backend& backend, std::int64_t chunk_rows, std::int64_t vocab,
+                                         std::int64_t width) {
+    const std::int64_t floats = chunk_rows * std::max(strip_cols(backend, vocab, chunk_rows) + kStripPad, width);
     return rows_bytes(chunk_rows) + factor_bytes(chunk_rows) + static_cast<std::size_t>(floats) * sizeof(float);
   }
 
@@ -128,7 +130,7 @@ HeadTiling head_tiling(const ModelConfig& config, std::int64_t rows) {
 
 std::size_t head_scratch_bytes(const Backend& backend, const ModelConfig& config, std::int64_t rows) {
   const HeadTiling tiling = head_tiling(config, rows);
-  return SplitScratch::aligned(ChunkMemory::bytes(tiling.chunk_rows, config.vocab, config.width)) +
+  return SplitScratch::aligned(ChunkMemory::bytes(backend, tiling.chunk_rows, config.vocab, config.width)) +
          matmul_scratch_bytes(backend, tiling.block_rows, std::max(config.vocab, config.width));
 }
 

@@ -156,6 +156,7 @@ double Optimizer::step(Exec& exec, const OptimizerBlocks& blocks, double gradien
   update.bias_correction2 =
       static_cast<float>(1.0 - std::pow(static_cast<double>(settings_.beta2), static_cast<double>(step)));
   update.gradient_scale = static_cast<float>(scale);
+  const bool fused = exec.backend.fused;
   const float muon_rate = learning_rate * (settings_.muon_learning_rate / settings_.learning_rate);
 
   for (const MuonMatrix& matrix : together_) {
@@ -176,12 +177,12 @@ double Optimizer::step(Exec& exec, const OptimizerBlocks& blocks, double gradien
     kernels.adamw(blocks.weights + piece.offset, blocks.gradients + piece.offset, blocks.m + piece.offset,
                   blocks.v + piece.moment_offset, piece.count, own);
     mark(serial, Operation::optimizer, StepPhase::update, -1, moved_cost(piece.count, 7 * sizeof(float)));
-    pack_piece(serial, piece);
+    if (fused) pack_piece(serial, piece);  // while it is in cache
   });
-  if (settings_.kind == OptimizerKind::adamw) return norm;
+  if (fused && settings_.kind == OptimizerKind::adamw) return norm;
   exec.member.for_each(std::ssize(pieces_), [&](std::int64_t i) {
     const Piece& piece = pieces_[static_cast<std::size_t>(i)];
-    if (piece.moment_offset >= 0) return;
+    if (fused && piece.moment_offset >= 0) return;
     TeamMember alone = exec.member.alone();
     Exec serial{alone, exec.backend, exec.scratch};
     pack_piece(serial, piece);

@@ -101,6 +101,8 @@ struct SystemConfig {
   std::int64_t threads = 0;           ///< 0: default_thread_count()
   std::int64_t memory_limit_mib = 0;  ///< refuse plans above this; 0: the memory this process may use
   BackendKind backend = BackendKind::kernels;
+  bool fused = true;  ///< false: see Backend::fused
+  bool arena = true;  ///< false: a micro-batch's buffers are allocated for it, each in memory of its own
 };
 
 struct RunConfig {

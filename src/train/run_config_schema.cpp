@@ -229,6 +229,10 @@ void add_system_keys(std::vector<RunKey>& keys) {
   add({"system.memory_limit_mib", IntegerKey{QUERN_FIELD(system.memory_limit_mib), 0, 1 << 30},
        "MiB: refuse plans above this; 0: the memory this process may use", "", false});
   add({"system.backend", choice<kBackends, QUERN_FIELD(system.backend)>(), "who computes matrix products", "", false});
+  add({"system.fused", BooleanKey{QUERN_FIELD(system.fused)},
+       "false, to measure: what follows a product, the loss and packing are passes of their own", "", false});
+  add({"system.arena", BooleanKey{QUERN_FIELD(system.arena)},
+       "false, to measure: each buffer of a micro-batch is allocated for it", "", false});
 }
 
 #undef QUERN_FIELD

@@ -24,7 +24,8 @@ Result<RunDecisions> decide_run(RunConfig& run) {
   auto kernels = chosen_kernels();
   if (!kernels) return tl::make_unexpected(kernels.error());
   RunDecisions decisions;
-  decisions.backend = Backend{*kernels, run.system.backend == BackendKind::eigen};
+  decisions.backend =
+      Backend{.kernels = *kernels, .eigen = run.system.backend == BackendKind::eigen, .fused = run.system.fused};
   decisions.isa = std::string(isa_name((*kernels)->isa)) + (decisions.backend.eigen ? ", products by Eigen" : "");
   if (run.system.threads == 0) run.system.threads = default_thread_count();
 
@@ -38,6 +39,8 @@ Result<RunDecisions> decide_run(RunConfig& run) {
   decisions.compute = run.train.precision == Precision::bf16 ? ComputeType::bf16 : ComputeType::f32;
   return decisions;
 }
+
+Placement pass_buffers(const RunConfig& run) { return run.system.arena ? Placement::arena : Placement::apart; }
 
 std::size_t memory_limit(const RunConfig& run) {
   return run.system.memory_limit_mib > 0 ? static_cast<std::size_t>(run.system.memory_limit_mib) << 20
@@ -74,7 +77,7 @@ Result<RunSetup> set_up_run(const RunConfig& requested, bool resume) {
   auto memory =
       TrainingMemory::plan(decisions->backend, decisions->compute, run.model,
                            {.rows = batches->rows(), .max_length = run.context(), .max_sequences = batches->max_sequences()},
-                           run.optimizer.kind, static_cast<int>(run.system.threads));
+                           run.optimizer.kind, static_cast<int>(run.system.threads), pass_buffers(run));
   if (!memory) return tl::make_unexpected(memory.error());
 
   plan.isa = decisions->isa;

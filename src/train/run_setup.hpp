@@ -32,6 +32,9 @@ struct RunDecisions {
 /// into it. Error bad_input where the model cannot be trained.
 [[nodiscard]] Result<RunDecisions> decide_run(RunConfig& run);
 
+/// Where a micro-batch's buffers lie by system.arena.
+[[nodiscard]] Placement pass_buffers(const RunConfig& run);
+
 /// What system.memory_limit_mib allows, in bytes.
 [[nodiscard]] std::size_t memory_limit(const RunConfig& run);
 

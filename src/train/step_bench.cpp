@@ -70,8 +70,10 @@ class Bench {
     step_.begin();
     for (std::int64_t i = 0; i < run_.train.accumulation; ++i) {
       const Batch& batch = batches_[micro_batch_ % kBatches];
-      step_.add(batch.view(), batch.target_count,
-                {.probability = run_.train.dropout, .seed = run_.train.seed, .step = micro_batch_, .layer = 0});
+      const BlockDropout dropout{
+          .probability = run_.train.dropout, .seed = run_.train.seed, .step = micro_batch_, .layer = 0};
+      if (auto added = step_.add(batch.view(), batch.target_count, dropout); !added)
+        return tl::make_unexpected(added.error());
       ++micro_batch_;
     }
     const TrainingStep::Outcome outcome = step_.update(run_.optimizer.learning_rate, ++steps_);
@@ -148,7 +150,7 @@ Result<StepBench> bench_steps(const RunConfig& requested, const StepBenchOptions
   const PassShape shape{
       .rows = run.train.batch * run.context(), .max_length = run.context(), .max_sequences = run.train.batch};
   auto memory = TrainingMemory::plan(decisions->backend, decisions->compute, run.model, shape, run.optimizer.kind,
-                                     static_cast<int>(run.system.threads));
+                                     static_cast<int>(run.system.threads), pass_buffers(run));
   if (!memory) return tl::make_unexpected(memory.error());
   TrainingPlan limits;
   limits.run = run;

@@ -198,11 +198,11 @@ class TrainerImpl final : public Trainer {
     for (std::int64_t i = 0; i < run_.train.accumulation; ++i) {
       auto batch = reader_->next();
       if (!batch) return tl::make_unexpected(batch.error());
-      training_step_.add((*batch)->view(), (*batch)->target_count,
-                         {.probability = run_.train.dropout,
-                          .seed = run_.train.seed,
-                          .step = static_cast<std::uint32_t>(info_.micro_batch),
-                          .layer = 0});
+      const BlockDropout dropout{.probability = run_.train.dropout,
+                                 .seed = run_.train.seed,
+                                 .step = static_cast<std::uint32_t>(info_.micro_batch),
+                                 .layer = 0};
+      if (auto added = training_step_.add((*batch)->view(), (*batch)->target_count, dropout); !added) return added;
       ++info_.micro_batch;
     }
     learning_rate_ = learning_rate_at(schedule_, info_.step);

@@ -5,7 +5,7 @@
 namespace quern {
 
 Result<TrainingMemory> TrainingMemory::plan(const Backend& backend, ComputeType compute, const ModelConfig& config,
-                                            PassShape shape, OptimizerKind optimizer, int threads) {
+                                            PassShape shape, OptimizerKind optimizer, int threads, Placement pass_buffers) {
   /// Of the plan's times: after the pass, whose buffers that do not live forever are free then.
   constexpr std::int64_t kUpdate = MemoryPlan::kForever - 1;
   shape.threads = threads;
@@ -27,11 +27,16 @@ Result<TrainingMemory> TrainingMemory::plan(const Backend& backend, ComputeType 
     memory.workspace_ = plan.add("orthogonalization", memory.muon_.bytes(), MemoryCategory::scratch, kUpdate, kUpdate);
   }
   memory.packs_ = std::make_unique<WeightPacks>(backend, compute, config, memory.layout_, true, plan);
-  memory.pass_ = TrainingPass::create(backend, compute, config, shape, true, plan);
+  memory.pass_plan_ = MemoryPlan(pass_buffers);
+  MemoryPlan& pass_plan = memory.apart() ? memory.pass_plan_ : plan;
+  memory.pass_ = TrainingPass::create(backend, compute, config, shape, true, pass_plan);
   const std::size_t scratch_bytes = std::max(memory.pass_->scratch_bytes(), memory.muon_.scratch_bytes());
   memory.scratch_bytes_ = (scratch_bytes + kBufferAlignment - 1) / kBufferAlignment * kBufferAlignment;
-  memory.scratch_ = plan.add("scratch", memory.scratch_bytes_ * static_cast<std::size_t>(threads), MemoryCategory::scratch);
-  if (auto placed = plan.place(); !placed) return tl::make_unexpected(placed.error());
+  memory.scratch_ =
+      pass_plan.add("scratch", memory.scratch_bytes_ * static_cast<std::size_t>(threads), MemoryCategory::scratch);
+  for (MemoryPlan* each : {&plan, &memory.pass_plan_}) {
+    if (auto placed = each->place(); !placed) return tl::make_unexpected(placed.error());
+  }
   return memory;
 }
 
@@ -39,13 +44,35 @@ Result<void> TrainingMemory::allocate() {
   auto arena = Arena::allocate(plan_);
   if (!arena) return tl::make_unexpected(arena.error());
   arena_ = std::move(*arena);
-  pass_->bind(plan_, arena_);
+  if (apart()) {
+    if (auto allocated = allocate_pass(); !allocated) return allocated;
+  } else {
+    pass_->bind(plan_, arena_);
+  }
   weights_ = std::make_unique<ModelWeights>(packs_->view(parameters(), plan_, arena_, rope_positions_));
   return {};
 }
 
+Result<void> TrainingMemory::allocate_pass() {
+  pass_arena_ = Arena();
+  auto arena = Arena::allocate(pass_plan_);
+  if (!arena) return tl::make_unexpected(arena.error());
+  pass_arena_ = std::move(*arena);
+  pass_->bind(pass_plan_, pass_arena_);
+  return {};
+}
+
+Result<void> TrainingMemory::begin_pass() { return apart() ? allocate_pass() : Result<void>(); }
+
+MemoryReport TrainingMemory::report() const {
+  MemoryReport all = plan_.report();
+  const MemoryReport pass = pass_plan_.report();
+  for (std::size_t i = 0; i < kMemoryCategories; ++i) all.bytes[i] += pass.bytes[i];
+  return all;
+}
+
 Exec TrainingMemory::exec(TeamMember& member, const Backend& backend) {
-  std::byte* scratch = arena_.get<std::byte>(plan_, scratch_);
+  std::byte* scratch = apart() ? pass_arena_.get<std::byte>(pass_plan_, scratch_) : arena_.get<std::byte>(plan_, scratch_);
   return {member, backend, {scratch + static_cast<std::size_t>(member.index()) * scratch_bytes_, scratch_bytes_}};
 }
 

@@ -1,4 +1,5 @@
-// Everything that a run keeps in memory, in one plan: parameters, gradients, moments, packs, activations, scratch.
+// Everything that a run keeps in memory, in one plan: parameters, gradients, moments, packs, activations, scratch. (For
+// measuring, a micro-batch's activations and scratch can be allocated when it begins, and freed when the next one does.)
 #pragma once
 
 #include <cstdint>
@@ -16,13 +17,18 @@ namespace quern {
 /// Built from shapes alone; nothing is allocated before allocate().
 class TrainingMemory {
  public:
+  /// `pass_buffers` apart: activations and scratch are no part of the arena but allocated by begin_pass().
   [[nodiscard]] static Result<TrainingMemory> plan(const Backend& backend, ComputeType compute, const ModelConfig& config,
-                                                   PassShape shape, OptimizerKind optimizer, int threads);
+                                                   PassShape shape, OptimizerKind optimizer, int threads,
+                                                   Placement pass_buffers = Placement::arena);
 
   [[nodiscard]] Result<void> allocate();
+  /// Before a micro-batch's pass().set_batch(): new memory for its buffers where they are apart, else nothing. Error
+  /// no_memory.
+  [[nodiscard]] Result<void> begin_pass();
 
-  [[nodiscard]] MemoryReport report() const { return plan_.report(); }
-  [[nodiscard]] std::size_t bytes() const { return plan_.arena_bytes(); }
+  [[nodiscard]] MemoryReport report() const;
+  [[nodiscard]] std::size_t bytes() const { return plan_.arena_bytes() + (apart() ? pass_plan_.arena_bytes() : 0); }
 
   /// After allocate(): blocks of layout.elements f32 each.
   [[nodiscard]] float* parameters() { return arena_.get<float>(plan_, parameters_); }
@@ -52,8 +58,13 @@ class TrainingMemory {
   ParameterLayout layout_, moment_layout_;
   MuonMemory muon_;
   std::int64_t rope_positions_ = 0;
+  [[nodiscard]] bool apart() const { return pass_plan_.placement() == Placement::apart; }
+  [[nodiscard]] Result<void> allocate_pass();
+
   MemoryPlan plan_;
   Arena arena_;
+  MemoryPlan pass_plan_;  // empty, unless apart()
+  Arena pass_arena_;
   std::unique_ptr<WeightPacks> packs_;
   std::unique_ptr<TrainingPass> pass_;
   std::unique_ptr<ModelWeights> weights_;

@@ -15,8 +15,11 @@ namespace {
 /// Bytes of a chunk's buffers: some of them wait outside a 2 MiB L2, but weights are read for more rows at a time.
 constexpr std::int64_t kChunkBytes = std::int64_t{3} << 20;
 
-/// Rows per chunk of the row-wise parts of a pass.
-std::int64_t pass_chunk_rows(const ModelConfig& config, const PassShape& shape) {
+/// Rows per chunk of the row-wise parts of a pass: where these are not fused, all that are a thread's share, so that each
+/// part passes over all of them before the next begins.
+std::int64_t pass_chunk_rows(const Backend& backend, const ModelConfig& config, const PassShape& shape) {
+  if (!backend.fused)
+    return std::max<std::int64_t>(sum_groups((shape.rows + shape.threads - 1) / shape.threads), 1) * kSumRows;
   const std::int64_t hidden = config.gated() ? 3 * config.mlp_width : 2 * config.mlp_width;
   const std::int64_t row_bytes = 8 * config.width + 2 * (config.qkv_width() + config.query_width() + hidden);
   const std::int64_t cache_rows = kChunkBytes / row_bytes;
@@ -48,7 +51,7 @@ class TypedTrainingPass final : public TrainingPass {
  public:
   TypedTrainingPass(const Backend& backend, const ModelConfig& config, const PassShape& shape, bool backward,
                     MemoryPlan& plan)
-      : backend_(backend), config_(config), shape_(shape), chunk_rows_(pass_chunk_rows(config, shape)) {
+      : backend_(backend), config_(config), shape_(shape), chunk_rows_(pass_chunk_rows(backend, config, shape)) {
     plan_buffers(backward, plan);
     sequences_.resize(static_cast<std::size_t>(config.layers * shape.max_sequences));
     pages_.resize(static_cast<std::size_t>(config.layers * shape.max_sequences * 2));
@@ -85,7 +88,7 @@ class TypedTrainingPass final : public TrainingPass {
   void set_batch(const BatchView& batch, const PassOptions& options) override {
     batch_ = batch;
     options_ = options;
-    group_sequences_ = sequences_per_group(config_, batch, chunk_rows_, shape_.threads);
+    group_sequences_ = backend_.fused ? sequences_per_group(config_, batch, chunk_rows_, shape_.threads) : 0;
     for (std::int64_t row = 0; row < batch.rows; ++row) scaled_weight_[row] = batch.weights[row] * options.gradient_scale;
     const std::int64_t count = std::ssize(batch.sequences);
     for (std::int64_t layer = 0; layer < config_.layers; ++layer) {

@@ -26,11 +26,12 @@ void TrainingStep::begin() {
 
 // Gradients are summed at a nominal scale and corrected by the real count of unmasked tokens at the end, so that the loss is
 // a mean over all of them whatever the accumulation.
-void TrainingStep::add(const BatchView& batch, std::int64_t targets, const BlockDropout& dropout) {
+Result<void> TrainingStep::add(const BatchView& batch, std::int64_t targets, const BlockDropout& dropout) {
   PassOptions options;
   options.gradient_scale = static_cast<float>(1.0 / nominal_tokens_);
   options.accumulate = !first_;
   options.dropout = dropout;
+  if (auto begun = memory_.begin_pass(); !begun) return begun;
   memory_.pass().set_batch(batch, options);
   team_.run([&](TeamMember& member) {
     record(member);
@@ -40,6 +41,7 @@ void TrainingStep::add(const BatchView& batch, std::int64_t targets, const Block
   loss_sum_ += memory_.pass().loss_sum();
   weight_sum_ += static_cast<double>(targets);
   first_ = false;
+  return {};
 }
 
 TrainingStep::Outcome TrainingStep::update(double learning_rate, std::int64_t step) {

@@ -25,7 +25,8 @@ class TrainingStep {
 
   void begin();
   /// Adds the gradients of a micro-batch with `targets` tokens that are not masked. dropout.layer is set by the pass.
-  void add(const BatchView& batch, std::int64_t targets, const BlockDropout& dropout);
+  /// Error no_memory where the micro-batch's buffers are allocated for it (TrainingMemory::begin_pass()).
+  [[nodiscard]] Result<void> add(const BatchView& batch, std::int64_t targets, const BlockDropout& dropout);
 
   struct Outcome {
     bool updated = false;        ///< false: every token was masked, there is no gradient and nothing changed

@@ -55,6 +55,26 @@ TEST_P(DecoderOnEveryModel, AnyChunkingAndThreadCountGiveTheSameBits) {
   }
 }
 
+TEST_P(DecoderOnEveryModel, SeparatePassesAndBuffersOfEachPassGiveTheSameBits) {
+  for (const NamedModel& model : tiny_models()) {
+    SCOPED_TRACE(model.name);
+    ModelHarness harness(model.config, {supported_kernels().front(), false}, GetParam(), 1, 80);
+    const ReferenceBatch batch = random_reference_batch(model.config, 1, 24, 3);
+    ThreadTeam team(2);
+    Decoder::Limits limits{.batch_tokens = 32, .context_tokens = 24, .sequences = 1, .all_logits = true};
+    auto plain = Decoder::create(harness.backend, harness.weights, team, limits).value();
+    const Logits expected = decode(*plain, batch.inputs, 7);
+    limits.arena = false;
+    auto allocating = Decoder::create(harness.backend, harness.weights, team, limits).value();
+    EXPECT_TRUE(decode(*allocating, batch.inputs, 7) == expected);
+    if (GetParam() == ComputeType::bf16) continue;  // rounded more often
+    Backend apart = harness.backend;
+    apart.fused = false;
+    auto separate = Decoder::create(apart, harness.weights, team, limits).value();
+    for (const std::int64_t chunk : {1, 7}) EXPECT_TRUE(decode(*separate, batch.inputs, chunk) == expected) << chunk;
+  }
+}
+
 TEST_P(DecoderOnEveryModel, NeighboursInTheBatchChangeNothing) {
   for (const NamedModel& model : tiny_models()) {
     SCOPED_TRACE(model.name);

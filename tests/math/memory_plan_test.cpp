@@ -36,6 +36,24 @@ std::size_t max_live(const std::vector<Wanted>& wanted, int category) {
   return peak;
 }
 
+TEST(MemoryPlan, ApartEachBufferHasMemoryOfItsOwn) {
+  MemoryPlan plan(Placement::apart);
+  const BufferId first = plan.add("first", 1000, MemoryCategory::activations, 0, 1);
+  const BufferId second = plan.add("second", 1000, MemoryCategory::activations, 2, 3);  // could share the first's
+  const BufferId empty = plan.add("empty", 0, MemoryCategory::scratch);
+  ASSERT_TRUE(plan.place());
+  EXPECT_EQ(plan.arena_bytes(), 2048U);
+  EXPECT_EQ(plan.report()[MemoryCategory::activations], 2048U);
+  Arena arena = Arena::allocate(plan).value();
+  EXPECT_GE(arena.bytes(), 2000U);
+  auto* const one = arena.get<std::byte>(plan, first);
+  auto* const two = arena.get<std::byte>(plan, second);
+  EXPECT_NE(arena.get<std::byte>(plan, empty), nullptr);
+  std::fill_n(one, 1000, std::byte{1});
+  std::fill_n(two, 1000, std::byte{2});
+  EXPECT_EQ(std::count(one, one + 1000, std::byte{1}), 1000);
+}
+
 TEST(MemoryPlan, BuffersLiveTogetherNeverShareBytes) {
   std::mt19937_64 random(7);
   for (int round = 0; round < 300; ++round) {

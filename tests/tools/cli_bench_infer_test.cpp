@@ -166,6 +166,24 @@ TEST_F(CliBenchInfer, AnInterruptOfTrainingKeepsWhatWasMeasured) {
   EXPECT_GE(json[0]["tokens_per_second_of_rounds"].size(), 1U);
 }
 
+TEST_F(CliBenchInfer, WhatIsSwitchedOffIsSaidAndCounted) {
+  const auto cached = bench_json(model() + " --prompt 16 --decode 4 --depth 12 --rounds 1");
+  const auto off = bench_json(model() + " --prompt 16 --decode 4 --depth 12 --rounds 1 --no-fused --no-arena --no-kv-cache");
+  for (const char* key : {"fused", "arena", "kv_cache"}) {
+    EXPECT_EQ(cached[key], true) << key;
+    EXPECT_EQ(off[key], false) << key;
+  }
+  EXPECT_EQ(off["rows"][0]["flops"], cached["rows"][0]["flops"]) << "a prompt is computed once either way";
+  // 13 to 16 tokens a step, not one: head and attention aside that is 14.5 times the work, in one chunk each.
+  const double ratio = off["rows"][1]["flops"].get<double>() / cached["rows"][1]["flops"].get<double>();
+  EXPECT_GT(ratio, 5.0);
+  EXPECT_LT(ratio, 14.5);
+  EXPECT_EQ(off["rows"][1]["kv_bytes_per_step"], 0.0);
+  EXPECT_GT(off["rows"][1]["weight_bytes_per_step"].get<double>(), cached["rows"][1]["weight_bytes_per_step"].get<double>());
+  const ProgramResult table = run_quern("bench infer " + model() + " --prompt 16 --decode 1 --rounds 1 --no-kv-cache");
+  EXPECT_TRUE(contains(table.out, "Switched off: no KV cache")) << table.out;
+}
+
 TEST_F(CliBenchInfer, MistakesGetASentence) {
   const std::string start = "bench infer " + model() + " ";
   expect_refused("bench infer " + folder().file("absent.gguf"), "absent.gguf");

@@ -99,6 +99,18 @@ TEST_F(CliBench, TheSameSeedGivesTheSameLossAtAnyThreadCount) {
   EXPECT_NE(one[0]["last_loss"], bench_json("--threads 1 train.seed=7")[0]["last_loss"]);
 }
 
+TEST_F(CliBench, WhatIsSwitchedOffChangesNoLoss) {
+  const auto plain = bench_json("--precision f32");
+  EXPECT_EQ(plain[0]["fused"], true);
+  EXPECT_EQ(plain[0]["arena"], true);
+  const auto off = bench_json("--precision f32 --no-fused --no-arena");
+  EXPECT_EQ(off[0]["fused"], false);
+  EXPECT_EQ(off[0]["arena"], false);
+  EXPECT_EQ(off[0]["last_loss"], plain[0]["last_loss"]);
+  EXPECT_GT(off[0]["plan_bytes"].get<std::int64_t>(), plain[0]["plan_bytes"].get<std::int64_t>())
+      << "buffers that are apart share no memory";
+}
+
 TEST_F(CliBench, MistakesAreOneSentence) {
   expect_refused("model.vocab=0", "key `model.vocab`: is 0");
   expect_refused("model.heads=3", "model.heads");

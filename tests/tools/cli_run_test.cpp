@@ -76,6 +76,21 @@ TEST_F(CliRun, JsonHasTokensLogProbabilitiesAndTimings) {
   EXPECT_EQ(one["stop"], "token limit");
 }
 
+TEST_F(CliRun, WhatIsSwitchedOffChangesNoToken) {
+  const std::string greedy = model() + " -p 'the cat' -n 20 --temperature 0 --precision f32 --batch 4";
+  const auto plain = run_json(greedy);
+  for (const char* off : {"--no-fused", "--no-arena", "--no-kv-cache", "--no-fused --no-arena --no-kv-cache"}) {
+    SCOPED_TRACE(off);
+    const auto other = run_json(greedy + " " + off);
+    EXPECT_EQ(other["tokens"], plain["tokens"]);
+    for (std::size_t i = 0; i < 20; ++i) {
+      EXPECT_EQ(other["log_probabilities"][i]["log_probability"], plain["log_probabilities"][i]["log_probability"]);
+    }
+  }
+  expect_refused("run " + model() + " -p x --no-kv-cache --speculate ngram", "--no-kv-cache: proposals are checked");
+  expect_refused("run " + model() + " -p x --no-kv-cache --draft " + model(), "--no-kv-cache: proposals are checked");
+}
+
 TEST_F(CliRun, SeedsDecideAndSettingsMatter) {
   const std::string draw = model() + " -p 'the cat' -n 40 --temperature 1.5";
   EXPECT_EQ(run_json(draw + " --seed 5")["tokens"], run_json(draw + " --seed 5")["tokens"]);
