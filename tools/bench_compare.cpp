@@ -102,6 +102,17 @@ Result<void> read_figures(const std::vector<JsonPlace>& rows, Reader read, Bench
   return {};
 }
 
+/// Settings that results of inference or training name.
+void read_settings(const JsonPlace& place, BenchFile& file) {
+  for (const auto& [key, name] : {std::pair{"kv_type", "KV type"}, std::pair{"compute", "activations"}}) {
+    if (const auto value = place.text(key)) file.settings.emplace_back(name, *value);
+  }
+  for (const auto& [key, name] :
+       {std::pair{"fused", "fused operations"}, std::pair{"arena", "planned buffers"}, std::pair{"kv_cache", "KV cache"}}) {
+    if (const auto value = place.boolean(key)) file.settings.emplace_back(name, *value ? "on" : "off");
+  }
+}
+
 Result<void> read_rows(const Json& json, BenchFile& file) {
   if (json.is_array()) {  // quern bench train
     const Json whole = {{"rows", json}};
@@ -111,6 +122,7 @@ Result<void> read_rows(const Json& json, BenchFile& file) {
     if (!rows->empty()) {
       file.instruction_set = rows->front().text("isa").value_or("");
       file.threads = static_cast<std::int64_t>(std::clamp(rows->front().number("threads").value_or(0.0), 0.0, 1e6));
+      read_settings(rows->front(), file);
     }
     return read_figures(*rows, train_figure, file);
   }
@@ -122,6 +134,7 @@ Result<void> read_rows(const Json& json, BenchFile& file) {
   const JsonPlace whole(json, file.bench);
   file.instruction_set = whole.text(kernels ? "instruction_set" : "isa").value_or("");
   file.threads = static_cast<std::int64_t>(std::clamp(whole.number("threads").value_or(0.0), 0.0, 1e6));
+  read_settings(whole, file);
   const auto rows = whole.list("rows");
   if (!rows) return tl::make_unexpected(rows.error());
   return read_figures(*rows, kernels ? kernel_figure : infer_figure, file);
@@ -169,18 +182,26 @@ Result<BenchFile> read_bench(const std::string& path) {
   return file;
 }
 
-Result<BenchComparison> compare_benches(const BenchFile& before, const BenchFile& after, double margin) {
+Result<BenchComparison> compare_benches(const BenchFile& before, const BenchFile& after, double margin, JudgeBy judge_by) {
   if (before.bench != after.bench) {
     return bad_input(fmt::format("{} is of `quern bench {}`, {} of `quern bench {}`: they have no figures in common",
                                  before.path, before.bench, after.path, after.bench));
   }
   BenchComparison result;
+  result.judged_by = judge_by;
   if (before.instruction_set != after.instruction_set) {
     result.remarks.push_back(
         fmt::format("the first ran with {}, the second with {}", before.instruction_set, after.instruction_set));
   }
   if (before.threads != after.threads) {
     result.remarks.push_back(fmt::format("the first ran on {} threads, the second on {}", before.threads, after.threads));
+  }
+  for (const auto& [name, value] : before.settings) {
+    const auto other =
+        std::find_if(after.settings.begin(), after.settings.end(), [&](const auto& one) { return one.first == name; });
+    if (other != after.settings.end() && other->second != value) {
+      result.remarks.push_back(fmt::format("{}: the first {}, the second {}", name, value, other->second));
+    }
   }
   const auto find = [](const BenchFile& file, const std::string& name) {
     return std::find_if(file.figures.begin(), file.figures.end(), [&](const BenchFigure& one) { return one.name == name; });
@@ -194,12 +215,16 @@ Result<BenchComparison> compare_benches(const BenchFile& before, const BenchFile
     FigureComparison one{.name = figure.name,
                          .rate = compare(figure.rate, other->rate),
                          .share = compare(figure.share, other->share),
-                         .enough = figure.share.has_interval() && other->share.has_interval(),
+                         .enough = false,
                          .verdict = Verdict::not_told_apart};
-    if (one.share.difference == Difference::higher) one.verdict = Verdict::faster;
-    if (one.share.difference == Difference::lower) {
+    const bool by_rates = judge_by == JudgeBy::rates;
+    const Comparison& judged = by_rates ? one.rate : one.share;
+    one.enough = by_rates ? figure.rate.has_interval() && other->rate.has_interval()
+                          : figure.share.has_interval() && other->share.has_interval();
+    if (judged.difference == Difference::higher) one.verdict = Verdict::faster;
+    if (judged.difference == Difference::lower) {
       // Even where the first was at its lowest and the second at its highest, it is slower by more than the margin.
-      one.verdict = one.share.ratio_high < 1.0 - margin ? Verdict::regression : Verdict::slower;
+      one.verdict = judged.ratio_high < 1.0 - margin ? Verdict::regression : Verdict::slower;
     }
     result.figures.push_back(std::move(one));
   }
@@ -212,14 +237,12 @@ Result<BenchComparison> compare_benches(const BenchFile& before, const BenchFile
 std::string comparison_text(const BenchFile& before, const BenchFile& after, const BenchComparison& comparison,
                             double margin) {
   std::string text = fmt::format(
-      "{} against {} (1.1: ten percent faster). Shares: rates over what the machine did in the same repeats, which the "
-      "verdict "
-      "is about.\n"
-      "Brackets: with both medians anywhere in their intervals of 95 %. Different only where these do not overlap; a "
-      "regression "
-      "only where\n"
-      "the whole bracket is more than {:.1f} % below 1.\n",
-      after.path, before.path, 100.0 * margin);
+      "{} against {} (1.1: ten percent faster). Shares: rates over what the machine did in the same repeats. The verdict "
+      "is\n"
+      "about {}. Brackets: with both medians anywhere in their intervals of 95 %. Different only where these do not "
+      "overlap; a\n"
+      "regression only where the whole bracket is more than {:.1f} % below 1.\n",
+      after.path, before.path, comparison.judged_by == JudgeBy::rates ? "rates" : "shares", 100.0 * margin);
   for (const std::string& remark : comparison.remarks) text += fmt::format("Note: {}.\n", remark);
   text += "\n| figure | rates | shares | verdict |\n|---|---|---|---|\n";
   bool few = false;
@@ -251,6 +274,7 @@ Json comparison_json(const BenchFile& before, const BenchFile& after, const Benc
           {"before", before.path},
           {"after", after.path},
           {"margin", margin},
+          {"judged_by", comparison.judged_by == JudgeBy::rates ? "rates" : "shares"},
           {"regressions", comparison.count(Verdict::regression)},
           {"figures", std::move(figures)},
           {"missing", comparison.missing},

@@ -4,6 +4,7 @@
 
 #include <nlohmann/json.hpp>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "math/result.hpp"
@@ -23,6 +24,7 @@ struct BenchFile {
   std::string bench;  ///< "kernels", "infer" or "train"
   std::string instruction_set;
   std::int64_t threads = 0;
+  std::vector<std::pair<std::string, std::string>> settings;  ///< others, by name: "KV type", "fused operations"
   std::vector<BenchFigure> figures;
 };
 
@@ -38,10 +40,16 @@ enum class Verdict : std::uint8_t {
 };
 [[nodiscard]] std::string_view to_word(Verdict verdict);
 
+/// What a verdict is about.
+enum class JudgeBy : std::uint8_t {
+  shares,  ///< of what the machine did at the time: the same work at other times
+  rates    ///< plain: settings that change the share's measure too, such as threads and the instruction set
+};
+
 struct FigureComparison {
   std::string name;
   Comparison rate;      ///< of the plain rates: says how fast the machine was, too
-  Comparison share;     ///< of the shares, which the verdict is about
+  Comparison share;     ///< of the shares
   bool enough = false;  ///< whether both have repeats enough for an interval
   Verdict verdict = Verdict::not_told_apart;
 };
@@ -51,13 +59,15 @@ struct BenchComparison {
   std::vector<std::string> missing;       ///< in the second file
   std::vector<std::string> added;         ///< there only
   std::vector<std::string> remarks;       ///< what sets the two runs apart, in sentences
+  JudgeBy judged_by = JudgeBy::shares;
 
   [[nodiscard]] std::int64_t count(Verdict verdict) const;
 };
 
 /// Compares figures of the same name. `margin`: the share by which a figure may be slower, with certainty, before it is a
 /// regression. Error bad_input: files of different benchmarks.
-[[nodiscard]] Result<BenchComparison> compare_benches(const BenchFile& before, const BenchFile& after, double margin);
+[[nodiscard]] Result<BenchComparison> compare_benches(const BenchFile& before, const BenchFile& after, double margin,
+                                                      JudgeBy judge_by = JudgeBy::shares);
 
 /// Sentences and a table (Markdown).
 [[nodiscard]] std::string comparison_text(const BenchFile& before, const BenchFile& after, const BenchComparison& comparison,

@@ -11,6 +11,7 @@ void add_bench(CLI::App& app, Command& command) {
   add_bench_train(*bench, command);
   add_bench_kernels(*bench, command);
   add_bench_compare(*bench, command);
+  add_bench_report(*bench, command);
 }
 
 }  // namespace quern::tools

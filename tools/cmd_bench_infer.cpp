@@ -16,6 +16,8 @@
 #include "math/process_memory.hpp"
 #include "progress.hpp"
 #include "random_model.hpp"
+#include "report/page.hpp"
+#include "report/report_option.hpp"
 #include "run_model.hpp"
 
 namespace quern::tools {
@@ -29,6 +31,7 @@ struct Arguments {
   std::int64_t decode = 64, warmup = 1, rounds = 3, batch = 512, context = 0;
   std::uint64_t seed = 1337;
   bool json = false;
+  std::string report;
 };
 
 /// "512,2048" as numbers.
@@ -80,6 +83,7 @@ Result<int> bench_infer(const Arguments& arguments) {
   const auto options = options_of(arguments);
   if (!options) return tl::make_unexpected(options.error());
   if (auto fine = check_shape_options(arguments.model, arguments.shape); !fine) return tl::make_unexpected(fine.error());
+  if (auto fine = check_report(arguments.report); !fine) return tl::make_unexpected(fine.error());
   const std::int64_t context = std::max(arguments.context, options->context_tokens());
   const Decoder::Limits limits{.batch_tokens = std::max(std::min(arguments.batch, context), options->most_sequences()),
                                .context_tokens = context,
@@ -112,11 +116,12 @@ Result<int> bench_infer(const Arguments& arguments) {
                                           }});
   progress.finish();
   if (!bench) return tl::make_unexpected(bench.error());
+  const auto result = infer_bench_json(run, **decoder, *options, *bench, peak_resident_bytes());
   if (arguments.json) {
-    fmt::print("{}\n", infer_bench_json(run, **decoder, *options, *bench, peak_resident_bytes())
-                           .dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace));
+    fmt::print("{}\n", result.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace));
     std::fflush(stdout);
   }
+  if (auto written = write_report_of(result, arguments.report); !written) return tl::make_unexpected(written.error());
   if (!bench->stopped) return kExitOk;
   const auto whole = std::count_if(bench->rows.begin(), bench->rows.end(),
                                    [&](const InferBenchRow& row) { return std::ssize(row.rounds) == options->rounds; });
@@ -161,6 +166,7 @@ void add_bench_infer(CLI::App& bench, Command& command) {
       ->capture_default_str();
   infer->add_option("--seed", arguments->seed, "Of the tokens, and of the weights of --shape")->capture_default_str();
   infer->add_flag("--json", arguments->json, "Print one JSON object");
+  add_report_option(*infer, arguments->report);
   infer->callback([&command, arguments] { command.run = [arguments] { return bench_infer(*arguments); }; });
 }
 

@@ -10,6 +10,8 @@
 #include "math/hardware.hpp"
 #include "math/kernel_bench.hpp"
 #include "progress.hpp"
+#include "report/page.hpp"
+#include "report/report_option.hpp"
 #include "run_model.hpp"
 
 namespace quern::tools {
@@ -20,6 +22,7 @@ struct Arguments {
   KernelBenchOptions options;
   int threads = 0;
   bool json = false, csv = false, list = false;
+  std::string report;
 };
 
 Result<int> bench_kernels_command(const Arguments& arguments) {
@@ -33,6 +36,7 @@ Result<int> bench_kernels_command(const Arguments& arguments) {
     for (const KernelCase& one : cases) fmt::print("{}\n", one.name);
     return kExitOk;
   }
+  if (auto fine = check_report(arguments.report); !fine) return tl::make_unexpected(fine.error());
   ThreadTeam team(arguments.threads > 0 ? arguments.threads : static_cast<int>(report->default_threads));
   const KernelBenchRun run{.processor = report->processor,
                            .instruction_set = std::string(isa_name((*kernels)->isa)),
@@ -59,14 +63,16 @@ Result<int> bench_kernels_command(const Arguments& arguments) {
                          }});
   progress.finish();
   if (!bench) return tl::make_unexpected(bench.error());
+  const auto result = kernel_bench_json(run, *bench);
   if (arguments.json) {
-    fmt::print("{}\n", kernel_bench_json(run, *bench).dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace));
+    fmt::print("{}\n", result.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace));
   } else if (arguments.csv) {
     fmt::print("{}", kernel_bench_csv(*bench));
   } else {
     fmt::print("{}", kernel_bench_counters(*bench));
   }
   std::fflush(stdout);
+  if (auto written = write_report_of(result, arguments.report); !written) return tl::make_unexpected(written.error());
   if (!bench->stopped) return kExitOk;
   return report_interrupt(Error{ErrorCode::io, fmt::format("interrupted with {} kernels measured", bench->rows.size())});
 }
@@ -94,6 +100,7 @@ void add_bench_kernels(CLI::App& bench, Command& command) {
       ->capture_default_str();
   CLI::Option* const json = kernels->add_flag("--json", arguments->json, "Print one JSON object");
   kernels->add_flag("--csv", arguments->csv, "Print comma-separated values")->excludes(json);
+  add_report_option(*kernels, arguments->report);
   kernels->callback([&command, arguments] { command.run = [arguments] { return bench_kernels_command(*arguments); }; });
 }
 

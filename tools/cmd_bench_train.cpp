@@ -11,6 +11,8 @@
 
 #include "bench_report.hpp"
 #include "command.hpp"
+#include "report/page.hpp"
+#include "report/report_option.hpp"
 #include "run_model.hpp"
 #include "train/run_config.hpp"
 #include "train/step_bench.hpp"
@@ -25,6 +27,7 @@ struct Arguments {
   std::int64_t threads = 0, steps = 0, warmup = 2, rounds = 5;
   std::vector<std::string> sweeps;
   bool no_fused = false, no_arena = false, profile = false, json = false;
+  std::string report;
 };
 
 constexpr const char* kDefaultRuns[] = {"configs/shakespeare_char_cpu.yaml", "configs/loop_small.yaml",
@@ -114,6 +117,7 @@ Result<std::vector<Job>> jobs_of(const Arguments& arguments) {
 Result<int> bench_train(const Arguments& arguments) {
   const auto jobs = jobs_of(arguments);
   if (!jobs) return tl::make_unexpected(jobs.error());
+  if (auto fine = check_report(arguments.report); !fine) return tl::make_unexpected(fine.error());
   catch_interrupts(true);
   auto json = nlohmann::ordered_json::array();
   std::string profiles;
@@ -131,9 +135,8 @@ Result<int> bench_train(const Arguments& arguments) {
     }
     if (bench->step_seconds.empty()) break;  // stopped before a round was complete
     ++rows;
-    if (arguments.json) {
-      json.push_back(step_bench_json(job.name, *bench));
-    } else {
+    json.push_back(step_bench_json(job.name, *bench));
+    if (!arguments.json) {
       if (rows == 1) fmt::print("{}", step_bench_header(*bench, arguments.rounds));
       fmt::print("{}", step_bench_row(job.name, *bench));
       std::fflush(stdout);
@@ -146,6 +149,9 @@ Result<int> bench_train(const Arguments& arguments) {
     fmt::print("{}\n", json.dump(2));
   } else {
     fmt::print("{}", profiles);
+  }
+  if (!json.empty()) {
+    if (auto written = write_report_of(json, arguments.report); !written) return tl::make_unexpected(written.error());
   }
   if (failure) return tl::make_unexpected(*failure);
   if (!interrupted()) return kExitOk;
@@ -190,6 +196,7 @@ void add_bench_train(CLI::App& bench, Command& command) {
                   "To measure: buffers are allocated and freed for each micro-batch (system.arena=false)");
   train->add_flag("--profile", arguments->profile, "Print time, FLOP and bytes by operation and phase of each row");
   train->add_flag("--json", arguments->json, "Print JSON");
+  add_report_option(*train, arguments->report);
   train->callback([&command, arguments] { command.run = [arguments] { return bench_train(*arguments); }; });
 }
 
