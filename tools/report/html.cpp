@@ -67,7 +67,9 @@ std::string escape(std::string_view text, std::size_t max_bytes) {
 }
 
 std::string html_table(const HtmlTable& table) {
-  std::string html = fmt::format("<div class=\"table\"><table><caption>{}</caption>\n<thead><tr>", escape(table.caption));
+  std::string html = fmt::format(
+      "<div class=\"table\" tabindex=\"0\" role=\"region\" aria-label=\"{0}\"><table><caption>{0}</caption>\n<thead><tr>",
+      escape(table.caption));
   for (const std::string& column : table.columns) html += fmt::format("<th scope=\"col\">{}</th>", escape(column));
   html += "</tr></thead>\n<tbody>\n";
   for (const std::vector<std::string>& row : table.rows) {

@@ -19,16 +19,16 @@ constexpr const char* kStyle = R"(
 @media (prefers-color-scheme:dark){:root{--back:#15171a;--text:#e8e8e6;--muted:#a8a8a4;--rule:#3a3d42;--head:#1f2226;
 --c0:#6db3f2;--c1:#ffa15c;--c2:#6fd08c;--c3:#d29cf0;--c4:#ff8a8a;--c5:#c8c8c8;--c6:#5fd4d8;--c7:#e0c050}}
 *{box-sizing:border-box}
-body{margin:0 auto;max-width:1180px;padding:1.5rem;background:var(--back);color:var(--text);
+body{margin:0 auto;max-width:1280px;padding:1.5rem;background:var(--back);color:var(--text);
 font:16px/1.5 system-ui,-apple-system,"Segoe UI","DejaVu Sans",sans-serif}
 h1{font-size:1.7rem;margin:0 0 .3rem}h2{font-size:1.25rem;margin:2.4rem 0 .6rem;border-bottom:1px solid var(--rule);padding-bottom:.2rem}
 p{margin:.4rem 0 .8rem;max-width:75ch}.muted{color:var(--muted)}
-nav a{margin-right:1rem}a{color:var(--c0)}
+nav a{margin-right:1rem;white-space:nowrap;display:inline-block}a{color:var(--c0)}
 li{margin:.35rem 0;max-width:85ch}
-.figure{display:grid;grid-template-columns:minmax(0,1.25fr) minmax(0,1fr);gap:1.2rem;align-items:start;margin:1rem 0 1.6rem}
+.figure{display:grid;grid-template-columns:minmax(0,1.1fr) minmax(0,1fr);gap:1.2rem;align-items:start;margin:1rem 0 1.6rem}
 figure{margin:0}figcaption,caption{font-weight:600;text-align:left;margin-bottom:.3rem;padding:0}
 svg{width:100%;height:auto;display:block;font:13px system-ui,-apple-system,"Segoe UI","DejaVu Sans",sans-serif}
-svg text{fill:var(--text)}svg text.muted,svg text.label{fill:var(--muted)}
+svg text{fill:var(--text);paint-order:stroke;stroke:var(--back);stroke-width:3px}svg text.muted,svg text.label{fill:var(--muted)}
 .grid{stroke:var(--rule);stroke-width:1}.axis{fill:none;stroke:var(--muted);stroke-width:1}
 .reference{fill:none;stroke:var(--muted);stroke-width:1.5;stroke-dasharray:6 4}
 .line{fill:none;stroke:var(--c);stroke-width:2}.whisker{fill:none;stroke:var(--c);stroke-width:1.5}
@@ -37,15 +37,15 @@ svg text{fill:var(--text)}svg text.muted,svg text.label{fill:var(--muted)}
 .s1 .line,.s5 .line{stroke-dasharray:8 3}.s2 .line,.s6 .line{stroke-dasharray:3 3}.s3 .line,.s7 .line{stroke-dasharray:10 3 2 3}
 .mark,svg g>circle,svg g>rect,svg g>path:not(.line):not(.whisker){fill:var(--c);stroke:var(--back);stroke-width:1}
 .bar{fill:var(--c);opacity:.8}.bar+.whisker{stroke:var(--text)}
-.table{overflow-x:auto}table{border-collapse:collapse;font-size:.85rem;width:100%}
-th,td{text-align:left;padding:.18rem .55rem .18rem 0;border-bottom:1px solid var(--rule);vertical-align:top}
-thead th{background:var(--head)}th{font-weight:500}thead th{font-weight:600}
+.table{overflow:auto;max-height:30rem}table{border-collapse:collapse;font-size:.8rem;width:100%}
+th,td{text-align:left;padding:.18rem .4rem .18rem 0;border-bottom:1px solid var(--rule);vertical-align:top}
+thead th{background:var(--head);position:sticky;top:0}th{font-weight:500}thead th{font-weight:600}
 .number{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
 @media (max-width:820px){.figure{grid-template-columns:minmax(0,1fr)}}
 @media print{:root{--back:#fff;--text:#000;--muted:#444;--rule:#bbb;--head:#eee;
 --c0:#1f5fa8;--c1:#b8480b;--c2:#1b7837;--c3:#7b3294;--c4:#b2182b;--c5:#4d4d4d;--c6:#00727a;--c7:#806000}
 body{max-width:none;padding:0;font-size:10pt}nav{display:none}h2{break-after:avoid}figure,tr{break-inside:avoid}
-svg{-webkit-print-color-adjust:exact;print-color-adjust:exact}.table{overflow:visible}}
+svg{-webkit-print-color-adjust:exact;print-color-adjust:exact}.table{overflow:visible;max-height:none}}
 )";
 
 struct Section {

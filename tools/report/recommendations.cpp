@@ -23,15 +23,27 @@ constexpr double kMuchCache = 0.2;
 constexpr double kSamePerplexity = 1.01;
 /// Rounds whose middle half is wider than this share of the median come from a machine that others use, or that throttles.
 constexpr double kWideSpread = 0.05;
-constexpr std::size_t kMostSeries = 4;
+
+/// Lets the first of each kind of measurement through: a sentence for each of twenty series would be read by nobody.
+class OneOfEachKind {
+ public:
+  bool operator()(const std::string& what) {
+    if (std::find(seen_.begin(), seen_.end(), what) != seen_.end()) return false;
+    seen_.push_back(what);
+    return true;
+  }
+
+ private:
+  std::vector<std::string> seen_;
+};
 
 std::string percent(double share) { return fmt::format("{:.0f} %", 100.0 * share); }
 std::string threads_text(const std::string& count) { return count + (count == "1" ? " thread" : " threads"); }
 
 void advise_threads(const ReportData& data, std::vector<std::string>& out) {
-  std::size_t said = 0;
+  OneOfEachKind first_of_kind;
   for (const SettingSeries& series : series_along(data, "threads", true)) {
-    if (said++ == kMostSeries) return;
+    if (!first_of_kind(series.what)) continue;
     const auto best = std::max_element(series.points.begin(), series.points.end(),
                                        [](const auto& a, const auto& b) { return a.at->rate.median < b.at->rate.median; });
     // The fewest threads that are not slower for certain.
@@ -80,11 +92,11 @@ void advise_memory(const ReportData& data, std::vector<std::string>& out) {
         "it rather than memory: look at threads and the instruction set first.",
         percent(*highest->memory_share)));
   }
-  std::size_t said = 0;
+  OneOfEachKind first_of_kind;
   for (const SettingSeries& series : series_along(data, "depth", true)) {
     const SeriesPoint &first = series.points.front(), &last = series.points.back();
     if (series.what != "decode" || !last.at->kv_bytes || !last.at->step_bytes || !(*last.at->step_bytes > 0.0)) continue;
-    if (said++ == kMostSeries) break;
+    if (!first_of_kind(series.what)) continue;
     const double cache = *last.at->kv_bytes / *last.at->step_bytes;
     const bool slower = compare(first.at->rate, last.at->rate).difference == Difference::lower;
     const std::string kv_type = last.at->setting("KV type");
@@ -141,9 +153,9 @@ void advise_types(const ReportData& data, std::vector<std::string>& out) {
 }
 
 void advise_hardware(const ReportData& data, std::vector<std::string>& out) {
-  std::size_t said = 0;
+  OneOfEachKind first_of_kind;
   for (const SettingSeries& series : series_along(data, "instruction set", false)) {
-    if (said++ == kMostSeries) break;
+    if (!first_of_kind(series.what)) continue;
     const auto by_rate = [](const SeriesPoint& a, const SeriesPoint& b) { return a.at->rate.median < b.at->rate.median; };
     const auto [slow, fast] = std::minmax_element(series.points.begin(), series.points.end(), by_rate);
     out.push_back(
@@ -176,13 +188,13 @@ void advise_hardware(const ReportData& data, std::vector<std::string>& out) {
 void advise_switches(const ReportData& data, std::vector<std::string>& out) {
   for (const auto& [setting, what] : {std::pair{"KV cache", "the KV cache"}, std::pair{"fused", "fused operations"},
                                       std::pair{"arena", "planned buffers"}}) {
-    std::size_t said = 0;
+    OneOfEachKind first_of_kind;
     for (const SettingSeries& series : series_along(data, setting, false)) {
       const auto on =
           std::find_if(series.points.begin(), series.points.end(), [](const SeriesPoint& p) { return p.value == "on"; });
       const auto off =
           std::find_if(series.points.begin(), series.points.end(), [](const SeriesPoint& p) { return p.value == "off"; });
-      if (on == series.points.end() || off == series.points.end() || said++ == kMostSeries) continue;
+      if (on == series.points.end() || off == series.points.end() || !first_of_kind(series.what)) continue;
       const Comparison beside = compare(off->at->rate, on->at->rate);
       out.push_back(
           beside.difference == Difference::not_told_apart
@@ -193,7 +205,9 @@ void advise_switches(const ReportData& data, std::vector<std::string>& out) {
 }
 
 void advise_log(const ReportData& data, std::vector<std::string>& out) {
+  OneOfEachKind first_of_kind;
   for (const LogFigure& figure : log_figures(data)) {
+    if (!first_of_kind(figure.name.substr(0, figure.name.find(',')))) continue;
     const auto largest = std::max_element(figure.steps.begin() + 1, figure.steps.end(),
                                           [](const LogStep& a, const LogStep& b) { return a.gain.ratio < b.gain.ratio; });
     const Comparison& total = figure.steps.back().total;

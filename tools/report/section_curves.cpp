@@ -14,7 +14,7 @@ namespace {
 struct Curve {
   const char* setting;
   const char* what;  ///< only series of these
-  const char* title;
+  std::string title;
   const char* axis;
   Scale scale = Scale::powers_of_two;
 };
@@ -29,7 +29,8 @@ std::vector<SettingSeries> series_of(const ReportData& data, const Curve& curve)
 std::string speed_curve(const ReportData& data, const Curve& curve) {
   const std::vector<SettingSeries> all = series_of(data, curve);
   if (all.empty()) return "";
-  Plot plot{.title = curve.title,
+  const std::vector<bool> shown = plotted(all);
+  Plot plot{.title = curve.title + plotted_text(all.size()),
             .description = fmt::format("Tokens a second by {}, with intervals.", curve.axis),
             .x = {.title = curve.axis, .scale = curve.scale},
             .y = {.title = "tokens/s"},
@@ -43,14 +44,14 @@ std::string speed_curve(const ReportData& data, const Curve& curve) {
       table.rows.push_back({series.name, point.value, summary_text(rate),
                             fmt::format("{:.2f}", rate.median / series.points.front().at->rate.median)});
     }
-    plot.series.push_back(std::move(line));
+    if (shown[static_cast<std::size_t>(&series - all.data())]) plot.series.push_back(std::move(line));
   }
   return figure(svg_plot(plot), table);
 }
 
 /// What a step of decode reads: of weights always as much, of keys and values more with every token.
 std::string memory_curve(const ReportData& data) {
-  const Curve curve{.setting = "depth", .what = "decode", .title = "", .axis = "tokens in the cache"};
+  const Curve curve{.setting = "depth", .what = "decode", .title = {}, .axis = "tokens in the cache"};
   Plot plot{.title = "Bytes that a step of decode reads, by tokens in the cache",
             .description = "Megabytes of weights, keys and values that one step reads, by tokens in the cache.",
             .x = {.title = curve.axis},
@@ -59,7 +60,10 @@ std::string memory_curve(const ReportData& data) {
   HtmlTable table{.caption = plot.title,
                   .columns = {"series", curve.axis, "all", "keys and values", "of the memory's speed"},
                   .rows = {}};
-  for (const SettingSeries& series : series_of(data, curve)) {
+  const std::vector<SettingSeries> all = series_of(data, curve);
+  plot.title += plotted_text(all.size());
+  const std::vector<bool> shown = plotted(all);
+  for (const SettingSeries& series : all) {
     PlotSeries line{.name = series.name, .points = {}};
     for (const SeriesPoint& point : series.points) {
       const Measurement& at = *point.at;
@@ -68,9 +72,10 @@ std::string memory_curve(const ReportData& data) {
       table.rows.push_back({series.name, point.value, bytes_of(*at.step_bytes), bytes_of(*at.kv_bytes),
                             at.memory_share ? fmt::format("{:.0f} %", 100.0 * *at.memory_share) : ""});
     }
-    if (!line.points.empty()) plot.series.push_back(std::move(line));
+    const bool drawn = shown[static_cast<std::size_t>(&series - all.data())] && !line.points.empty();
+    if (drawn) plot.series.push_back(std::move(line));
   }
-  return plot.series.empty() ? "" : figure(svg_plot(plot), table);
+  return table.rows.empty() ? "" : figure(svg_plot(plot), table);
 }
 
 }  // namespace

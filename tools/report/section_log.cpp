@@ -10,6 +10,9 @@ namespace quern::tools {
 
 namespace {
 
+/// Figures that are shown step by step; the others have their ends in the first table.
+constexpr std::size_t kMostDetailed = 4;
+
 std::string ratio_text(const Comparison& beside) {
   return fmt::format("{:.2f} [{:.2f}-{:.2f}]", beside.ratio, beside.ratio_low, beside.ratio_high);
 }
@@ -32,6 +35,7 @@ std::string section_log(const ReportData& data) {
   HtmlTable table{
       .caption = ends.title, .columns = {"figure", "first, tokens/s", "last, tokens/s", "times as fast", ""}, .rows = {}};
   std::string steps;
+  std::size_t detailed = 0;
   for (const LogFigure& figure : figures) {
     const LogStep &first = figure.steps.front(), &last = figure.steps.back();
     ends.bars.push_back({.label = figure.name,
@@ -41,7 +45,7 @@ std::string section_log(const ReportData& data) {
                          .text = fmt::format("{:.2f}", last.total.ratio)});
     table.rows.push_back({figure.name, summary_text(first.rate), summary_text(last.rate), ratio_text(last.total),
                           verdict(last.total.difference)});
-    if (figure.steps.size() < 3) continue;
+    if (figure.steps.size() < 3 || detailed++ == kMostDetailed) continue;
     BarPlot plot{.title = "Step by step: " + figure.name,
                  .description = "Tokens a second over those of the first step, a bar for each step, from first to last.",
                  .axis = "times the first step",

@@ -25,6 +25,9 @@ std::string section_scaling(const ReportData& data) {
                   .series = {}};
   HtmlTable speedups{.caption = "Speed by threads", .columns = {"series", "threads", "tokens/s", "speed-up"}, .rows = {}};
   HtmlTable efficiencies{.caption = "Efficiency by threads", .columns = {"series", "threads", "efficiency"}, .rows = {}};
+  speedup.title += plotted_text(all.size());
+  efficiency.title += plotted_text(all.size());
+  const std::vector<bool> shown = plotted(all);
   double least = 1e9, most = 0.0;
   for (const SettingSeries& series : all) {
     const SeriesPoint& first = series.points.front();
@@ -48,6 +51,7 @@ std::string section_scaling(const ReportData& data) {
       least = std::min(least, point.x);
       most = std::max(most, point.x);
     }
+    if (!shown[static_cast<std::size_t>(&series - all.data())]) continue;
     speedup.series.push_back(std::move(up));
     efficiency.series.push_back(std::move(per_thread));
   }

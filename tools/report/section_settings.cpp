@@ -44,6 +44,8 @@ std::string section_settings(const ReportData& data) {
                  .bars = {},
                  .reference = 1.0};
     HtmlTable table{.caption = plot.title, .columns = {"series", name, "tokens/s", "times the slowest"}, .rows = {}};
+    plot.title += plotted_text(all.size());
+    const std::vector<bool> shown = plotted(all);
     for (const SettingSeries& series : all) {
       const auto slowest = std::min_element(series.points.begin(), series.points.end(), [](const auto& a, const auto& b) {
         return a.at->rate.median < b.at->rate.median;
@@ -57,7 +59,7 @@ std::string section_settings(const ReportData& data) {
           bar.low = beside.ratio_low;
           bar.high = beside.ratio_high;
         }
-        plot.bars.push_back(std::move(bar));
+        if (shown[static_cast<std::size_t>(&series - all.data())]) plot.bars.push_back(std::move(bar));
         table.rows.push_back(
             {series.name, point.value, summary_text(point.at->rate),
              base ? "1" : fmt::format("{:.2f} [{:.2f}-{:.2f}]", beside.ratio, beside.ratio_low, beside.ratio_high)});

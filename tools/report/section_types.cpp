@@ -25,7 +25,8 @@ std::string section_types(const ReportData& data) {
   quality.x = speed.x;
   quality.y.title = "perplexity";
   quality.series = {{.name = "", .points = {}, .line = false}};
-  HtmlTable table{.caption = "Types", .columns = {"model", "weights", "decode, tokens/s", "perplexity"}, .rows = {}};
+  HtmlTable table{.caption = "Types", .columns = {"model", "weights", "decode, tokens/s"}, .rows = {}};
+  HtmlTable costs{.caption = "Perplexity by size", .columns = {"model", "weights", "perplexity"}, .rows = {}};
   double least = INFINITY, most = 0.0;
   for (const TypeFigure& type : types) {
     const double megabytes = type.weight_bytes * 1e-6;
@@ -40,14 +41,15 @@ std::string section_types(const ReportData& data) {
       least = std::min(least, value - error);
       most = std::max(most, value + error);
     }
-    table.rows.push_back(
-        {type.name, bytes_of(type.weight_bytes), type.rate ? summary_text(*type.rate) : "",
-         type.perplexity ? fmt::format("{:.3f} +- {:.3f}", type.perplexity->first, type.perplexity->second) : ""});
+    table.rows.push_back({type.name, bytes_of(type.weight_bytes), type.rate ? summary_text(*type.rate) : ""});
+    if (type.perplexity) {
+      costs.rows.push_back({type.name, bytes_of(type.weight_bytes),
+                            fmt::format("{:.3f} +- {:.3f}", type.perplexity->first, type.perplexity->second)});
+    }
   }
   // Perplexities lie close together, far from 0.
   if (most > least) quality.y.from = std::max(0.0, least - 0.1 * (most - least));
-  const std::string beside = svg_plot(quality);
-  return figure(svg_plot(speed), table) + (beside.empty() ? "" : "<div class=\"figure\">\n" + beside + "</div>\n");
+  return figure(svg_plot(speed), table) + (costs.rows.empty() ? "" : figure(svg_plot(quality), costs));
 }
 
 }  // namespace quern::tools

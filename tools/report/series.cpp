@@ -1,5 +1,7 @@
 #include "report/series.hpp"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <charconv>
 #include <cmath>
@@ -29,6 +31,20 @@ std::string in_words(const std::string& name, const std::string& value) {
 }
 
 }  // namespace
+
+std::vector<bool> plotted(const std::vector<SettingSeries>& all) {
+  std::vector<std::size_t> order(all.size());
+  for (std::size_t i = 0; i < order.size(); ++i) order[i] = i;
+  std::stable_sort(order.begin(), order.end(),
+                   [&](std::size_t a, std::size_t b) { return all[a].points.size() > all[b].points.size(); });
+  std::vector<bool> chosen(all.size());
+  for (std::size_t i = 0; i < std::min(kMostPlotted, order.size()); ++i) chosen[order[i]] = true;
+  return chosen;
+}
+
+std::string plotted_text(std::size_t count) {
+  return count > kMostPlotted ? fmt::format(" ({} of {} series; the table has all)", kMostPlotted, count) : "";
+}
 
 std::optional<double> number_in(const std::string& text) {
   double value = 0.0;

@@ -27,6 +27,13 @@ struct SettingSeries {
 /// finite number above 0 are left out (0 is kept for "depth").
 [[nodiscard]] std::vector<SettingSeries> series_along(const ReportData& data, std::string_view setting, bool numeric);
 
+/// A plot shows at most so many series; its table has all.
+inline constexpr std::size_t kMostPlotted = 6;
+/// Which series are plotted: those with the most points, the first of equals.
+[[nodiscard]] std::vector<bool> plotted(const std::vector<SettingSeries>& all);
+/// " (6 of 26 series; the table has all)" where some are left out.
+[[nodiscard]] std::string plotted_text(std::size_t count);
+
 /// A number that the whole text spells, finite; else nothing.
 [[nodiscard]] std::optional<double> number_in(const std::string& text);
 
