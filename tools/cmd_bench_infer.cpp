@@ -89,8 +89,11 @@ Result<int> bench_infer(const Arguments& arguments) {
                                .context_tokens = context,
                                .sequences = options->most_sequences(),
                                .cache_tokens = options->cache_tokens()};
-  auto running = arguments.shape.shape.empty() ? load_model(arguments.model, context)
-                                               : make_random_model(arguments.model, arguments.shape, arguments.seed, limits);
+  ModelOptions model = arguments.model;
+  // Memory suffices, and the weights are nobody else's.
+  if (!arguments.shape.shape.empty() && model.weights == "auto") model.weights = "interleaved";
+  auto running = arguments.shape.shape.empty() ? load_model(model, context)
+                                               : make_random_model(model, arguments.shape, arguments.seed, limits);
   if (!running) return tl::make_unexpected(running.error());
   RunningModel& run = **running;
   auto decoder = run.decoder(limits);

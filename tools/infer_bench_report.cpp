@@ -71,6 +71,23 @@ Json row_json(const InferBenchRow& row) {
   return json;
 }
 
+/// Where matrices lie, in words.
+std::string placement_text(const LoadedModel& model) {
+  if (model.architecture() == "checkpoint") return "packed in memory";
+  switch (model.placement()) {
+    case WeightPlacement::interleaved: {
+      const std::size_t bytes = model.interleaved().bytes().size();
+      if (bytes == 0) return "interleaved where they were made";
+      return fmt::format("{} interleaved in memory, {} of them in huge pages", bytes_text(bytes),
+                         bytes_text(model.interleaved().huge_page_bytes()));
+    }
+    case WeightPlacement::cached:
+      return fmt::format("{} interleaved in a file, mapped", bytes_text(model.interleaved().bytes().size()));
+    default:
+      return model.random_weights() != nullptr ? "as in a file" : "as in the file, mapped";
+  }
+}
+
 }  // namespace
 
 std::string infer_bench_header(const RunningModel& running, const Decoder& decoder, const InferBenchOptions& options) {
@@ -84,6 +101,7 @@ std::string infer_bench_header(const RunningModel& running, const Decoder& decod
     text += fmt::format("Random weights in {} with seed {}, {} of them in huge pages; no file\n", random->mix(),
                         random->seed(), bytes_text(random->huge_page_bytes()));
   }
+  text += "Matrices: " + placement_text(model) + '\n';
   text += fmt::format("{}, {} thread{}, activations {}, KV cache {}; rounds: {} to warm up and {} that count{}\n",
                       isa_name(running.backend.kernels->isa), running.team.size(), running.team.size() == 1 ? "" : "s",
                       compute_word(running), kv_type_name(*decoder.limits().kv_type), options.warmup, options.rounds,
@@ -148,6 +166,7 @@ Json infer_bench_json(const RunningModel& running, const Decoder& decoder, const
                {"warmup", options.warmup},
                {"rounds", options.rounds},
                {"load_seconds", running.load_seconds},
+               {"weights", placement_name(running.model->placement())},
                {"peak_memory_bytes", peak_bytes},
                {"interrupted", bench.stopped}};
   if (const RandomWeights* random = model.random_weights(); random != nullptr) {

@@ -4,6 +4,7 @@
 
 #include <signal.h>
 
+#include <array>
 #include <atomic>
 #include <charconv>
 #include <chrono>
@@ -13,6 +14,7 @@
 #include "infer/recomputing_decoder.hpp"
 #include "math/dispatch.hpp"
 #include "model/atomic_file.hpp"
+#include "progress.hpp"
 
 namespace quern::tools {
 
@@ -37,6 +39,26 @@ void on_interrupt(int signal) {
   }
 }
 
+/// While it lives, signals that end the program are only noted; afterwards they do again what they did before.
+class CaughtEndings {
+ public:
+  CaughtEndings() {
+    for (std::size_t i = 0; i < kSignals.size(); ++i) sigaction(kSignals[i], nullptr, &before_[i]);
+    catch_endings(true);
+  }
+  ~CaughtEndings() {
+    for (std::size_t i = 0; i < kSignals.size(); ++i) sigaction(kSignals[i], &before_[i], nullptr);
+  }
+  CaughtEndings(const CaughtEndings&) = delete;
+  CaughtEndings& operator=(const CaughtEndings&) = delete;
+  /// Whether the caller of this function looks at interrupted() itself.
+  [[nodiscard]] bool caught_before() const { return before_[0].sa_handler == on_interrupt; }
+
+ private:
+  static constexpr std::array<int, 3> kSignals{SIGINT, SIGTERM, SIGHUP};
+  std::array<struct sigaction, 3> before_{};
+};
+
 void catch_signal(int signal) {
   struct sigaction action {};
   action.sa_handler = on_interrupt;
@@ -58,6 +80,15 @@ void add_model_options(CLI::App& command, ModelOptions& options) {
   command.add_option("--kv-type", options.kv_type, "Of the KV cache; auto: the type that the model computes in")
       ->check(CLI::IsMember({"auto", "f32", "f16", "bf16", "q8_0", "q4_0"}))
       ->capture_default_str();
+  command
+      .add_option("--weights", options.weights,
+                  "Where a GGUF file's matrices lie: as they are in the mapped file; with rows interleaved for this "
+                  "instruction set, in memory or in a file beside the model's (cached: made by the first run); auto: the "
+                  "cached file if there is one, else interleaved if memory suffices, else mapped")
+      ->check(CLI::IsMember({"auto", "mapped", "interleaved", "cached"}))
+      ->capture_default_str();
+  command.add_flag("--read-ahead", options.read_ahead, "Read mapped weights from the disk before anything else");
+  command.add_flag("--mlock", options.lock, "Lock weights in memory");
   command.add_option("--backend", options.backend, "Who computes products")
       ->check(CLI::IsMember({"kernels", "eigen"}))
       ->capture_default_str();
@@ -96,6 +127,12 @@ LoadOptions load_options(const ModelOptions& options, std::int64_t context) {
   LoadOptions load;
   if (options.precision != "auto") load.precision = options.precision == "bf16" ? Precision::bf16 : Precision::f32;
   load.context_tokens = context;
+  load.placement.placement = options.weights == "mapped"        ? WeightPlacement::mapped
+                             : options.weights == "interleaved" ? WeightPlacement::interleaved
+                             : options.weights == "cached"      ? WeightPlacement::cached
+                                                                : WeightPlacement::automatic;
+  load.placement.read_ahead = options.read_ahead;
+  load.placement.lock = options.lock;
   return load;
 }
 
@@ -104,7 +141,22 @@ Result<std::unique_ptr<RunningModel>> load_model(const ModelOptions& options, st
   auto running = prepare_run(options);
   if (!running) return running;
   RunningModel& run = **running;
-  auto model = LoadedModel::load(options.model, run.backend, run.team, load_options(options, context));
+  Progress progress(stderr);
+  LoadOptions load = load_options(options, context);
+  load.placement.progress = [&](std::string_view stage, std::size_t done, std::size_t total) {
+    progress.update(stage, static_cast<std::int64_t>(done), static_cast<std::int64_t>(total), "B");
+  };
+  load.placement.stop = interrupted;
+  bool ends = false;
+  auto model = [&] {
+    // A half-written file must not stay: a signal is seen between two batches, and ends the program after that.
+    const CaughtEndings caught;
+    auto loaded = LoadedModel::load(options.model, run.backend, run.team, load);
+    ends = interrupted() && !caught.caught_before();
+    return loaded;
+  }();
+  progress.finish();
+  if (ends) ::raise(interrupt_signal);
   if (!model) return tl::make_unexpected(model.error());
   run.model = std::move(*model);
   run.load_seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();

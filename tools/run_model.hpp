@@ -23,13 +23,16 @@ struct ModelOptions {
   std::string precision = "auto";
   std::string backend = "kernels";
   std::string kv_type = "auto";
+  std::string weights = "auto";  ///< where a GGUF file's matrices lie
+  bool read_ahead = false;
+  bool lock = false;                                             ///< --mlock
   bool no_fused = false, no_arena = false, no_kv_cache = false;  ///< what is switched off, to measure what it gives
 };
 
 /// --no-fused, --no-arena and --no-kv-cache.
 void add_measuring_options(CLI::App& command, ModelOptions& options);
 
-/// MODEL, --threads, --precision, --backend and --kv-type.
+/// MODEL, --threads, --precision, --backend, --kv-type, --weights, --read-ahead and --mlock.
 void add_model_options(CLI::App& command, ModelOptions& options);
 
 /// A model with what it runs on. Not movable: the model and decoders refer to the team.
@@ -50,7 +53,7 @@ struct RunningModel {
 
 /// What a model runs on by these options, without the model.
 [[nodiscard]] Result<std::unique_ptr<RunningModel>> prepare_run(const ModelOptions& options);
-/// How --precision and a context (as in LoadOptions) are asked of a model.
+/// How --precision, --weights and a context (as in LoadOptions) are asked of a model.
 [[nodiscard]] LoadOptions load_options(const ModelOptions& options, std::int64_t context);
 /// Loads MODEL; `context` as in LoadOptions.
 [[nodiscard]] Result<std::unique_ptr<RunningModel>> load_model(const ModelOptions& options, std::int64_t context);

@@ -70,14 +70,15 @@ double read_bytes_per_second(ThreadTeam& team) {
   return best;
 }
 
-void product(benchmark::State& state, const KernelTable* table, ElementType type, WeightPrecision precision) {
+void product(benchmark::State& state, const KernelTable* table, ElementType type, WeightPrecision precision,
+             WeightLayout layout) {
   const std::int64_t m = state.range(0);
   const int threads = static_cast<int>(state.range(1));
   const Backend backend{.kernels = table, .eigen = false};
   const auto row_bytes = static_cast<std::int64_t>(bytes_of(type, kCols).value());
-  const std::int64_t rows = (state.range(2) << 20) / row_bytes;
+  const std::int64_t rows = (state.range(2) << 20) / row_bytes / kWeightRowUnit * kWeightRowUnit;
   const Weight weight{.type = type,
-                      .layout = WeightLayout::plain,
+                      .layout = layout,
                       .rows = rows,
                       .cols = kCols,
                       .forward = weight_bytes().data(),
@@ -115,21 +116,26 @@ const bool registered = [] {
       const bool is_float =
           format.type == ElementType::f32 || format.type == ElementType::f16 || format.type == ElementType::bf16;
       if (!is_float && !table->blocks->has_dot(format.type)) continue;
-      const std::string name = std::string(isa_name(table->isa)) + "/" + std::string(format.name);
-      benchmark::RegisterBenchmark(name.c_str(), product, table, format.type, WeightPrecision::fast)
-          ->ArgsProduct({{1, 4, 8, 32}, {1, 2}, {1, 1536}})
-          ->UseRealTime()
-          ->Unit(benchmark::kMillisecond);
+      for (const WeightLayout layout : {WeightLayout::plain, WeightLayout::interleaved}) {
+        const bool interleaved = layout == WeightLayout::interleaved;
+        if (interleaved && (is_float || table->blocks->interleave_rows == 0)) continue;
+        const std::string name =
+            std::string(isa_name(table->isa)) + "/" + std::string(format.name) + (interleaved ? "/interleaved" : "");
+        benchmark::RegisterBenchmark(name.c_str(), product, table, format.type, WeightPrecision::fast, layout)
+            ->ArgsProduct({{1, 4, 8, 32}, {1, 2}, {1, 1536}})
+            ->UseRealTime()
+            ->Unit(benchmark::kMillisecond);
+      }
     }
   }
   const KernelTable* best = supported_kernels().front();
   for (const ElementType type : {ElementType::q4_k, ElementType::q8_0, ElementType::iq3_s, ElementType::bf16}) {
     const std::string name = "many/" + std::string(block_format(type).name);
-    benchmark::RegisterBenchmark((name + "/fast").c_str(), product, best, type, WeightPrecision::fast)
+    benchmark::RegisterBenchmark((name + "/fast").c_str(), product, best, type, WeightPrecision::fast, WeightLayout::plain)
         ->ArgsProduct({{256}, {1, 2}, {256}})
         ->UseRealTime()
         ->Unit(benchmark::kMillisecond);
-    benchmark::RegisterBenchmark((name + "/f32").c_str(), product, best, type, WeightPrecision::f32)
+    benchmark::RegisterBenchmark((name + "/f32").c_str(), product, best, type, WeightPrecision::f32, WeightLayout::plain)
         ->ArgsProduct({{1, 256}, {1, 2}, {256}})
         ->UseRealTime()
         ->Unit(benchmark::kMillisecond);

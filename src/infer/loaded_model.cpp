@@ -3,7 +3,12 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <filesystem>
+#include <span>
+#include <system_error>
 
+#include "math/available_memory.hpp"
+#include "math/container_limits.hpp"
 #include "model/file_kind.hpp"
 #include "model/gguf_architectures.hpp"
 #include "model/gguf_model.hpp"
@@ -16,6 +21,9 @@ ComputeType preferred_compute(const Backend& backend) {
 }
 
 namespace {
+
+/// Memory that stays free where nobody asked for interleaved weights: for caches, and the file's own pages.
+constexpr std::uint64_t kMemoryLeft = std::uint64_t{2} << 30;
 
 /// A context for running: what is asked for, else the model's, which for published models is bounded because the cache
 /// grows with it. Learned positions end where their table does.
@@ -34,7 +42,7 @@ Result<std::unique_ptr<LoadedModel>> LoadedModel::load(const std::string& path, 
                                                        const LoadOptions& options) {
   const auto start = read_file_start(path);
   if (!start) return tl::make_unexpected(start.error());
-  if (start->kind == FileKind::gguf) return load_gguf(path, options);
+  if (start->kind == FileKind::gguf) return load_gguf(path, backend, team, options);
   if (start->kind == FileKind::checkpoint || start->kind == FileKind::folder) {
     return load_checkpoint(path, backend, team, options);
   }
@@ -42,7 +50,8 @@ Result<std::unique_ptr<LoadedModel>> LoadedModel::load(const std::string& path, 
                                path, internal::shown(start->bytes)));
 }
 
-Result<std::unique_ptr<LoadedModel>> LoadedModel::load_gguf(const std::string& path, const LoadOptions& options) {
+Result<std::unique_ptr<LoadedModel>> LoadedModel::load_gguf(const std::string& path, const Backend& backend,
+                                                            ThreadTeam& team, const LoadOptions& options) {
   if (options.precision == Precision::bf16) {
     return bad_input(fmt::format("{}: precision bf16 is for checkpoints; GGUF files take auto or f32", path));
   }
@@ -65,6 +74,9 @@ Result<std::unique_ptr<LoadedModel>> LoadedModel::load_gguf(const std::string& p
   auto chat_template = model->file_->string_or("tokenizer.chat_template", "");
   if (!chat_template) return tl::make_unexpected(chat_template.error());
   model->chat_template_ = *chat_template;
+  if (auto placed = model->place_weights(backend, team, options.placement); !placed) {
+    return tl::make_unexpected(placed.error());
+  }
   return model;
 }
 
@@ -99,7 +111,90 @@ Result<std::unique_ptr<LoadedModel>> LoadedModel::random(const PublishedShape& s
   ModelConfig config = shape.config;
   if (const ArchitectureRow* row = find_gguf_architecture(shape.architecture)) config.rope_pairing = row->pairing;
   if (auto bound = model->bind_file(config, options); !bound) return tl::make_unexpected(bound.error());
+  // These are nobody else's, and can be written.
+  const std::vector<InterleavedPiece> pieces = interleaved_pieces(backend, model->weights_);
+  if (options.placement.placement == WeightPlacement::interleaved && !pieces.empty()) {
+    InterleavedWeights::in_place(backend, team, pieces);
+    model->placement_ = WeightPlacement::interleaved;
+  }
   return model;
+}
+
+Result<void> LoadedModel::use_interleaved_file(const Backend& backend, ThreadTeam& team,
+                                               const std::vector<InterleavedPiece>& pieces, const PlacementOptions& options,
+                                               bool make) {
+  std::error_code unknown;
+  const auto time = std::filesystem::last_write_time(path_, unknown).time_since_epoch().count();
+  const std::uint64_t key = interleaved_key(backend, pieces, file_->file_bytes(), static_cast<std::int64_t>(time));
+  const std::string path = interleaved_path(path_, backend);
+  auto opened = InterleavedWeights::from_file(path, key, pieces);
+  if (!opened && make) {
+    const auto release = [&](const Weight& source) { release_source(source); };
+    if (auto wrote = InterleavedWeights::write_file(path, key, backend, team, pieces, options, release); !wrote)
+      return wrote;
+    opened = InterleavedWeights::from_file(path, key, pieces);
+  }
+  if (!opened) return tl::make_unexpected(opened.error());
+  interleaved_ = std::move(*opened);
+  placement_ = WeightPlacement::cached;
+  return {};
+}
+
+void LoadedModel::release_source(const Weight& source) const {
+  const std::span<const GgufTensor> tensors = file_->tensors();
+  const auto tensor =
+      std::find_if(tensors.begin(), tensors.end(), [&](const GgufTensor& t) { return t.data == source.forward; });
+  if (tensor != tensors.end()) file_->release(*tensor);
+}
+
+Result<void> LoadedModel::place_weights(const Backend& backend, ThreadTeam& team, const PlacementOptions& options) {
+  const std::vector<InterleavedPiece> pieces = interleaved_pieces(backend, weights_);
+  std::vector<const void*> sources;
+  for (const InterleavedPiece& piece : pieces) sources.push_back(piece.weight->forward);
+  WeightPlacement placement = pieces.empty() ? WeightPlacement::mapped : options.placement;
+  if (placement == WeightPlacement::automatic) {
+    if (use_interleaved_file(backend, team, pieces, options, false)) {
+      placement = WeightPlacement::mapped;  // done
+    } else {
+      const std::uint64_t usable = read_available_memory(read_container_limits()).usable_bytes;
+      const bool fits = usable == 0 || interleaved_bytes(pieces) + kMemoryLeft < usable;
+      placement = fits ? WeightPlacement::interleaved : WeightPlacement::mapped;
+    }
+  }
+  if (placement == WeightPlacement::cached) {
+    if (auto used = use_interleaved_file(backend, team, pieces, options, true); !used) return used;
+  } else if (placement == WeightPlacement::interleaved) {
+    auto made =
+        InterleavedWeights::in_memory(backend, team, pieces, options, [&](const Weight& source) { release_source(source); });
+    if (!made) return tl::make_unexpected(Error{made.error().code, path_ + ": " + made.error().message});
+    interleaved_ = std::move(*made);
+    placement_ = placement;
+  }
+  // What is read while running: interleaved weights and the tensors that are not among them.
+  std::vector<std::span<const std::byte>> parts;
+  if (!interleaved_.bytes().empty()) parts.push_back(interleaved_.bytes());
+  std::size_t total = placement_ == WeightPlacement::cached ? interleaved_.bytes().size() : 0;
+  const std::size_t interleaved_parts = parts.size();
+  for (const GgufTensor& tensor : file_->tensors()) {
+    const bool copied = std::find(sources.begin(), sources.end(), tensor.data) != sources.end();
+    if (placement_ != WeightPlacement::mapped && copied) continue;
+    parts.emplace_back(tensor.data, tensor.bytes);
+    total += tensor.bytes;
+  }
+  if (options.read_ahead) {
+    std::size_t done = 0;
+    for (std::size_t i = placement_ == WeightPlacement::interleaved ? interleaved_parts : 0; i < parts.size(); ++i) {
+      read_ahead(team, parts[i], options, done, total);
+      done += parts[i].size();
+    }
+  }
+  for (const std::span<const std::byte> part : parts) {
+    if (!options.lock) break;
+    if (auto locked = lock_in_memory(part); !locked) {
+      return tl::make_unexpected(Error{locked.error().code, path_ + ": " + locked.error().message});
+    }
+  }
+  return {};
 }
 
 Result<std::unique_ptr<LoadedModel>> LoadedModel::load_checkpoint(const std::string& run_or_checkpoint,

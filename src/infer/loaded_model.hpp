@@ -6,7 +6,9 @@
 #include <string>
 #include <vector>
 
+#include "infer/interleaved_weights.hpp"
 #include "infer/random_weights.hpp"
+#include "infer/weight_placement.hpp"
 #include "math/exec.hpp"
 #include "math/memory_plan.hpp"
 #include "math/result.hpp"
@@ -30,6 +32,8 @@ struct LoadOptions {
   Precision precision = Precision::automatic;
   /// Longest sequence. 0: the model's, for GGUF at most kDefaultContext. Learned positions cannot go past the model's.
   std::int64_t context_tokens = 0;
+  /// Of the matrices of GGUF files; random weights know mapped and interleaved, and checkpoints have packs of their own.
+  PlacementOptions placement = {};
 };
 
 /// A model from a file: a GGUF file (weights mapped, used in place), a checkpoint, or the best checkpoint of a run folder;
@@ -38,8 +42,8 @@ struct LoadOptions {
 class LoadedModel {
  public:
   /// `path`: a GGUF file (told by its first bytes; any part of a split one), a checkpoint or a run folder. `team` packs
-  /// the weights of a checkpoint. Errors: those of the readers; an unknown architecture, a missing or misshapen tensor and
-  /// an unusable hyper-parameter are named.
+  /// the weights of a checkpoint, and places those of a GGUF file. Errors: those of the readers; an unknown architecture, a
+  /// missing or misshapen tensor and an unusable hyper-parameter are named; what placing can meet.
   [[nodiscard]] static Result<std::unique_ptr<LoadedModel>> load(const std::string& path, const Backend& backend,
                                                                  ThreadTeam& team, const LoadOptions& options = {});
 
@@ -62,9 +66,20 @@ class LoadedModel {
   /// Bytes of all tensors, and of those that one decoded token reads (one embedding row, the experts in use).
   [[nodiscard]] std::size_t weight_bytes() const { return weight_bytes_; }
   [[nodiscard]] std::size_t bytes_per_token() const { return bytes_per_token_; }
+  /// Where matrices lie; never automatic.
+  [[nodiscard]] WeightPlacement placement() const { return placement_; }
+  /// The memory or file of interleaved weights; empty where they are mapped, or interleaved where random ones were made.
+  [[nodiscard]] const InterleavedWeights& interleaved() const { return interleaved_; }
 
  private:
-  static Result<std::unique_ptr<LoadedModel>> load_gguf(const std::string& path, const LoadOptions& options);
+  static Result<std::unique_ptr<LoadedModel>> load_gguf(const std::string& path, const Backend& backend, ThreadTeam& team,
+                                                        const LoadOptions& options);
+  /// Puts the matrices where `options` says.
+  Result<void> place_weights(const Backend& backend, ThreadTeam& team, const PlacementOptions& options);
+  /// Tells the system that a matrix's tensor in the file is no longer read.
+  void release_source(const Weight& source) const;
+  Result<void> use_interleaved_file(const Backend& backend, ThreadTeam& team, const std::vector<InterleavedPiece>& pieces,
+                                    const PlacementOptions& options, bool make);
   /// Weights over file_'s tensors for a context of options.context_tokens, or as long as models are given without asking.
   Result<void> bind_file(const ModelConfig& config, const LoadOptions& options);
   static Result<std::unique_ptr<LoadedModel>> load_checkpoint(const std::string& run_or_checkpoint, const Backend& backend,
@@ -84,6 +99,8 @@ class LoadedModel {
   MemoryPlan plan_;
   Arena arena_;
   ModelWeights weights_;
+  WeightPlacement placement_ = WeightPlacement::mapped;
+  InterleavedWeights interleaved_;
 };
 
 }  // namespace quern

@@ -38,7 +38,8 @@ struct BlockDot {
   const std::byte* weight = nullptr;  ///< row r at weight + r * row_bytes; no alignment
   std::size_t row_bytes = 0;
   std::int64_t rows = 0;
-  std::int64_t cols = 0;  ///< elements of a row
+  std::int64_t cols = 0;     ///< elements of a row
+  bool interleaved = false;  ///< weight is interleaved (block_interleave.hpp) by interleave_rows; rows is their multiple
   const ActivationRow* x = nullptr;
   std::int64_t tokens = 0;
   float* out = nullptr;
@@ -47,14 +48,15 @@ struct BlockDot {
       nullptr;  ///< rows of the same length that this thread likely reads next: they are fetched; or null
 };
 
-/// Rows of a weight decoded into one panel of bf16 pairs: element (k, row) at panel[(k / 2 * 32 + row) * 2 + k % 2].
-struct BlockPairs {
+/// Rows of a weight decoded into one panel (matmul_kernels.hpp) of the instruction set's f32 or bf16 products.
+struct BlockPanel {
   ElementType type = ElementType::q4_0;
   const std::byte* weight = nullptr;  ///< row r at weight + r * row_bytes; no alignment
   std::size_t row_bytes = 0;
-  std::int64_t rows = 0;       ///< 1 .. 32; those that are missing become zeros
+  std::int64_t rows = 0;       ///< 1 .. panel_cols; those that are missing become zeros
   std::int64_t cols = 0;       ///< elements of each row, whole blocks
-  std::byte* panel = nullptr;  ///< [cols / 2, 32, 2], aligned to 64 bytes
+  bool interleaved = false;    ///< as in BlockDot; rows then is panel_cols or half of it, cols ends a slab or the rows
+  std::byte* panel = nullptr;  ///< [cols, panel_cols], aligned to 64 bytes
 };
 
 struct BlockKernels {
@@ -66,9 +68,12 @@ struct BlockKernels {
   /// Whether dot() takes weights of this type.
   bool (*has_dot)(ElementType type) = nullptr;
   void (*dot)(const BlockDot& dot) = nullptr;
-  /// Decodes weights of the types that dot() takes as `decode` and rounds them to bf16, to nearest even; what would be
-  /// subnormal becomes 0. Null where nothing multiplies panels of pairs.
-  void (*decode_pairs)(const BlockPairs& pairs) = nullptr;
+  /// Rows that lie interleaved in the weights that `interleaved` speaks of; 0: there are none.
+  int interleave_rows = 0;
+  /// Decodes weights of the types that dot() takes as `decode`, for f32 products. Null where there is no such kernel.
+  void (*decode_floats)(const BlockPanel& panel) = nullptr;
+  /// The same rounded to bf16, to nearest even; what would be subnormal becomes 0. Null where nothing multiplies pairs.
+  void (*decode_pairs)(const BlockPanel& panel) = nullptr;
   /// out[t * out_stride + r] = W[r] . x[t] in f32 for F32, F16 and BF16 weights; x rows of `cols` f32 at stride x_stride.
   void (*float_dot)(ElementType type, const std::byte* weight, std::size_t row_bytes, std::int64_t rows, std::int64_t cols,
                     const float* x, std::int64_t x_stride, std::int64_t tokens, float* out,

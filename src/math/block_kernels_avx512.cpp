@@ -19,11 +19,15 @@
 #include "math/block_activations_avx2-inl.hpp"
 #include "math/block_lanes_avx512-inl.hpp"
 //
+#include "math/block_row_groups-inl.hpp"
+//
 #include "math/block_products_avx512-inl.hpp"
 //
 #include "math/block_unpack-inl.hpp"
 //
 #include "math/block_rows-inl.hpp"
+//
+#include "math/block_panels-inl.hpp"
 //
 #include "math/block_table-inl.hpp"
 //
@@ -39,6 +43,8 @@ const BlockKernels* block_kernels_avx512() {
                                             .quantize_activations = quantize_activations,
                                             .has_dot = has_dot,
                                             .dot = dot,
+                                            .interleave_rows = kRows,
+                                            .decode_floats = decode_floats,
                                             .float_dot = float_dot};
   return &kKernels;
 }

@@ -20,15 +20,19 @@
 #include "math/block_activations_avx2-inl.hpp"
 #include "math/block_lanes_avx512-inl.hpp"
 //
+#include "math/block_row_groups-inl.hpp"
+//
 #include "math/block_products_vnni-inl.hpp"
 //
 #include "math/block_unpack-inl.hpp"
 //
 #include "math/block_rows-inl.hpp"
 //
+#include "math/block_panels-inl.hpp"
+//
 #include "math/block_table-inl.hpp"
 //
-#include "math/block_pairs-inl.hpp"
+#include "math/block_panels_bf16-inl.hpp"
 //
 #include "math/block_float_avx512-inl.hpp"
 //
@@ -37,8 +41,8 @@
 namespace quern {
 
 namespace {
-void decode_pairs(const BlockPairs& d) {
-  visit_format(d.type, [&]<class Format>() { decode_panel<Format>(d); });
+void decode_pairs(const BlockPanel& d) {
+  visit_format(d.type, [&]<class Format>() { decode_panel<Format, PairPanel>(d); });
 }
 }  // namespace
 
@@ -48,6 +52,8 @@ const BlockKernels* block_kernels_avx512_vnni() {
                                             .quantize_activations = quantize_activations,
                                             .has_dot = has_dot,
                                             .dot = dot,
+                                            .interleave_rows = kRows,
+                                            .decode_floats = decode_floats,
                                             .decode_pairs = decode_pairs,
                                             .float_dot = float_dot};
   return &kKernels;

@@ -8,6 +8,7 @@ using Ints = __m256i;
 using Floats = __m256;
 
 inline Ints load_ints(const void* p) { return _mm256_load_si256(static_cast<const Ints*>(p)); }
+inline Ints load_ints_anywhere(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
 inline void store_ints(void* p, Ints v) { _mm256_store_si256(static_cast<Ints*>(p), v); }
 inline Ints every_int(std::int32_t x) { return _mm256_set1_epi32(x); }
 /// The four bytes at p in every lane.
@@ -51,7 +52,7 @@ inline Floats negated(Floats a) { return _mm256_xor_ps(a, _mm256_set1_ps(-0.0F))
 
 /// Eight binary16 numbers; those in the low halves of lanes.
 inline Floats load_halves(const std::uint16_t* p) {
-  return _mm256_cvtph_ps(_mm_load_si128(reinterpret_cast<const __m128i*>(p)));
+  return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
 }
 inline Floats low_halves(Ints v) {
   const Ints packed = _mm256_packus_epi32(_mm256_and_si256(v, _mm256_set1_epi32(0xffff)), _mm256_setzero_si256());

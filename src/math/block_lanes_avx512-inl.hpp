@@ -8,6 +8,7 @@ using Ints = __m512i;
 using Floats = __m512;
 
 inline Ints load_ints(const void* p) { return _mm512_load_si512(p); }
+inline Ints load_ints_anywhere(const void* p) { return _mm512_loadu_si512(p); }
 inline void store_ints(void* p, Ints v) { _mm512_store_si512(p, v); }
 inline Ints every_int(std::int32_t x) { return _mm512_set1_epi32(x); }
 /// The four bytes at p in every lane.
@@ -51,12 +52,12 @@ inline Floats negated(Floats a) { return _mm512_xor_ps(a, _mm512_set1_ps(-0.0F))
 
 /// Sixteen binary16 numbers; those in the low halves of lanes.
 inline Floats load_halves(const std::uint16_t* p) {
-  return _mm512_cvtph_ps(_mm256_load_si256(reinterpret_cast<const __m256i*>(p)));
+  return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
 }
 inline Floats low_halves(Ints v) { return _mm512_cvtph_ps(_mm512_cvtepi32_epi16(v)); }
 
 inline Ints load_bytes_as_ints(const std::uint8_t* p) {
-  return _mm512_cvtepu8_epi32(_mm_load_si128(reinterpret_cast<const __m128i*>(p)));
+  return _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
 }
 /// Half of 2^(e - 127), subnormals included: (e - 1) << 23, but 2^21 << e below e = 2.
 inline Floats mxfp4_scales(Ints e) {

@@ -8,6 +8,9 @@ constexpr bool kKeepsSigns = true;
 /// Tokens that share the loads of a slab's codes.
 constexpr int kTokensAtOnce = 4;
 
+constexpr bool kDirectProducts = false;
+inline Ints add_direct(Ints acc, Ints /*codes*/, const std::int8_t* /*x*/) { return acc; }
+
 /// acc[j] += sum over kVectors vectors of codes times the 4 kVectors activations at x[j].
 template <class Format, int kVectors, int T>
 __attribute__((always_inline)) inline void add_products(const std::uint8_t* codes, const std::int8_t* const (&x)[T],

@@ -8,6 +8,10 @@ constexpr bool kKeepsSigns = false;
 /// Tokens that share the loads of a slab's codes.
 constexpr int kTokensAtOnce = 4;
 
+/// A single token's products are formed while codes are unpacked, without storing them.
+constexpr bool kDirectProducts = true;
+inline Ints add_direct(Ints acc, Ints codes, const std::int8_t* x) { return _mm512_dpbusd_epi32(acc, codes, every_four(x)); }
+
 /// acc[j] += sum over kVectors vectors of codes times the 4 kVectors activations at x[j].
 template <class Format, int kVectors, int T>
 __attribute__((always_inline)) inline void add_products(const std::uint8_t* codes, const std::int8_t* const (&x)[T],

@@ -108,53 +108,156 @@ void multiply(BytesAhead& ahead, const Slab& slab, const ActivationRow* x, std::
 /// Tokens whose sums are kept while a group of rows passes.
 constexpr std::int64_t kTokensInPass = 32;
 
+/// What a slab's codes become where one token multiplies them at once: a sum for each scale.
+template <class Format>
+struct DirectProducts {
+  static constexpr int kVectors = Format::kPer16 ? 4 : 8;  ///< per sum
+  static constexpr int kSums = 64 / kVectors;
+  alignas(64) float scales[16 * kRows];
+  alignas(64) float mins[16 * kRows];
+  Ints acc[kSums];
+  const std::int8_t* x;
+  __attribute__((always_inline)) inline void put(int v, Ints codes) {
+    acc[v / kVectors] = add_direct(acc[v / kVectors], codes, x + 4 * v);
+  }
+};
+
+/// A slab's products with one token, added to their sums in the order of multiply().
+template <class Format, class Unpack>
+__attribute__((always_inline)) inline void multiply_direct(Unpack&& unpack, const ActivationRow& x, std::int64_t col,
+                                                           int blocks, float* sums) {
+  TokenSlab token;
+  prepare<Format>(x, col, blocks, token);
+  DirectProducts<Format> products;
+  constexpr int kSums = DirectProducts<Format>::kSums;
+#pragma GCC unroll 16
+  for (int k = 0; k < kSums; ++k) products.acc[k] = every_int(token.first[k]);
+  products.x = x.values + col;
+  unpack(products);
+  const int parts = Format::kPer16 ? 2 * blocks : blocks;
+  Floats sum[2] = {load_floats(sums), load_floats(sums + kRows)};
+#pragma GCC unroll 16
+  for (int k = 0; k < kSums; ++k) {
+    if (k == parts) break;
+    const Floats scale = load_floats(products.scales + kRows * k);
+    sum[k % 2] = add_product(to_floats(products.acc[k]), product_of(scale, every_float(token.scale[k])), sum[k % 2]);
+    if constexpr (Format::kMin) {
+      sum[k % 2] = add_product(load_floats(products.mins + kRows * k), every_float(token.sum[k]), sum[k % 2]);
+    }
+  }
+  store_floats(sums, sum[0]);
+  store_floats(sums + kRows, sum[1]);
+}
+
+/// A group of rows, gone through 256 columns (or the last fewer) at a time: visit(unpack, col, blocks), where unpack(slab)
+/// unpacks them into a Slab or what has its members. Where there are fewer than kRows rows, the missing ones are zeros.
+template <class Format>
+struct GroupWalk {
+  static constexpr std::int64_t kStepBytes = std::int64_t{Format::kBytes} * Format::kSlabBytes;
+
+  const std::byte* start;  ///< the group's first row
+  std::size_t row_bytes;
+  std::int64_t rows;
+  std::int64_t cols;
+  bool interleaved;
+  BytesAhead* ahead;           ///< of rows that lie apart
+  std::ptrdiff_t group_ahead;  ///< of interleaved ones: to the group that is read next
+
+  template <class Visit>
+  __attribute__((always_inline)) inline void operator()(Visit&& visit) const {
+    if (interleaved) {
+      walk(InterleavedRows{.at = start, .ahead = group_ahead}, visit);
+    } else if (rows == kRows) {
+      walk(row_group(start, row_bytes), visit);
+    } else {
+      walk_some(visit);
+    }
+  }
+
+ private:
+  [[nodiscard]] RowGroup row_group(const std::byte* first, std::size_t stride) const {
+    RowGroup group;
+    group.stride = stride;
+    for (int i = 0; i < kRows / 4; ++i) group.at[i] = first + static_cast<std::size_t>(4 * i) * stride;
+    group.ahead = ahead;
+    return group;
+  }
+
+  [[nodiscard]] int blocks_at(std::int64_t col) const {
+    const std::int64_t left = (cols - col) / kActivationBlock;
+    return left < 8 ? static_cast<int>(left) : 8;
+  }
+
+  template <class Group, class Visit>
+  __attribute__((always_inline)) inline void walk(const Group& group, Visit&& visit) const {
+    std::size_t offset = 0;
+    for (std::int64_t col = 0; col < cols; col += kSlabCols, offset += static_cast<std::size_t>(kStepBytes)) {
+      const int blocks = blocks_at(col);
+      visit(
+          [&](auto& slab) __attribute__((always_inline)) { Format::unpack(group, offset, blocks, slab); }, col, blocks);
+    }
+  }
+
+  template <class Visit>
+  void walk_some(Visit&& visit) const {
+    alignas(64) std::byte copy[kRows * kStepBytes];
+    __builtin_memset(copy, 0, sizeof copy);
+    const RowGroup group = row_group(copy, static_cast<std::size_t>(kStepBytes));
+    std::size_t offset = 0;
+    for (std::int64_t col = 0; col < cols; col += kSlabCols, offset += static_cast<std::size_t>(kStepBytes)) {
+      const int blocks = blocks_at(col);
+      const std::size_t bytes =
+          Format::kSlabBytes == 1 ? static_cast<std::size_t>(kStepBytes) : static_cast<std::size_t>(blocks) * Format::kBytes;
+      for (std::int64_t r = 0; r < rows; ++r) {
+        __builtin_memcpy(copy + r * kStepBytes, start + static_cast<std::size_t>(r) * row_bytes + offset, bytes);
+      }
+      visit([&](auto& slab) { Format::unpack(group, 0, blocks, slab); }, col, blocks);
+    }
+  }
+};
+
 /// One group: rows first .. first + kRows - 1, or all of them where there are fewer.
 template <class Format>
 void dot_group(const BlockDot& d, std::int64_t first, std::int64_t rows, std::int64_t token, std::int64_t tokens,
                const std::byte* ahead, std::int64_t ahead_bytes) {
-  constexpr std::int64_t kStepBytes = std::int64_t{Format::kBytes} * Format::kSlabBytes;
-  Slab slab;
   alignas(64) float sums[kTokensInPass * 2 * kRows];
   for (std::int64_t i = 0; i < tokens * 2 * kRows; i += kRows) store_floats(sums + i, zero_floats());
   const std::byte* const start = d.weight + static_cast<std::size_t>(first) * d.row_bytes;
-  const bool whole = rows == kRows;
-  alignas(64) std::byte copy[kRows * kStepBytes];  // of a slab of fewer rows
-  if (!whole) __builtin_memset(copy, 0, sizeof copy);
-  RowGroup group;
-  group.stride = whole ? d.row_bytes : static_cast<std::size_t>(kStepBytes);
-  for (int i = 0; i < kRows / 4; ++i) group.at[i] = (whole ? start : copy) + static_cast<std::size_t>(4 * i) * group.stride;
-  BytesAhead far(ahead == nullptr ? start : ahead, ahead_bytes);
-  group.ahead = &far;
+  BytesAhead far(ahead == nullptr ? start : ahead, d.interleaved ? 0 : ahead_bytes);
+  const GroupWalk<Format> walk{.start = start,
+                               .row_bytes = d.row_bytes,
+                               .rows = rows,
+                               .cols = d.cols,
+                               .interleaved = d.interleaved,
+                               .ahead = &far,
+                               .group_ahead = ahead == nullptr ? 0 : ahead - start};
   // What computing has not asked for by a slab's end.
   const std::int64_t slabs = (d.cols + kSlabCols - 1) / kSlabCols;
-  std::int64_t slab_number = 0;
-  std::size_t offset = 0;
-  for (std::int64_t col = 0; col < d.cols; col += kSlabCols, offset += static_cast<std::size_t>(kStepBytes)) {
-    ++slab_number;
-    far.fetch_up_to(ahead_bytes * slab_number / slabs - 128 * kRows);
-    const std::int64_t left = (d.cols - col) / kActivationBlock;
-    const int blocks = left < 8 ? static_cast<int>(left) : 8;
-    if (whole) {
-      Format::unpack(group, offset, blocks, slab);
-    } else {
-      const std::size_t bytes =
-          Format::kSlabBytes == 1 ? static_cast<std::size_t>(kStepBytes) : static_cast<std::size_t>(blocks) * Format::kBytes;
-      for (std::int64_t r = 0; r < rows; ++r) {
-        __builtin_memcpy(copy + r * kStepBytes, start + static_cast<std::size_t>(r) * d.row_bytes + offset, bytes);
+  const auto fetch_rest = [&](std::int64_t col) {
+    if (!d.interleaved) far.fetch_up_to(ahead_bytes * (col / kSlabCols + 1) / slabs - 128 * kRows);
+  };
+  if (kDirectProducts && tokens == 1) {
+    walk([&](auto&& unpack, std::int64_t col, int blocks) __attribute__((always_inline)) {
+      fetch_rest(col);
+      multiply_direct<Format>(unpack, d.x[token], col, blocks, sums);
+    });
+  } else {
+    Slab slab;
+    walk([&](auto&& unpack, std::int64_t col, int blocks) __attribute__((always_inline)) {
+      fetch_rest(col);
+      unpack(slab);
+      std::int64_t t = 0;
+      for (; t + kTokensAtOnce <= tokens; t += kTokensAtOnce) {
+        multiply<Format, kTokensAtOnce>(far, slab, d.x + token + t, col, blocks, sums + 2 * kRows * t);
       }
-      Format::unpack(group, 0, blocks, slab);
-    }
-    std::int64_t t = 0;
-    for (; t + kTokensAtOnce <= tokens; t += kTokensAtOnce) {
-      multiply<Format, kTokensAtOnce>(far, slab, d.x + token + t, col, blocks, sums + 2 * kRows * t);
-    }
-    for (; t < tokens; ++t) multiply<Format, 1>(far, slab, d.x + token + t, col, blocks, sums + 2 * kRows * t);
+      for (; t < tokens; ++t) multiply<Format, 1>(far, slab, d.x + token + t, col, blocks, sums + 2 * kRows * t);
+    });
   }
   for (std::int64_t t = 0; t < tokens; ++t) {
     const float* from = sums + 2 * kRows * t;
     const Floats total = sum_of(load_floats(from), load_floats(from + kRows));
     float* out = d.out + (token + t) * d.out_stride + first;
-    if (whole) {
+    if (rows == kRows) {
       store_row_results(out, total);
     } else {
       alignas(64) float some[kRows];

@@ -1,4 +1,4 @@
-// Which format unpacks a type. Included by instruction-set files only, after block_rows-inl.hpp.
+// Which format unpacks a type. Included by instruction-set files only, after block_panels-inl.hpp.
 namespace quern {
 namespace {
 
@@ -55,6 +55,9 @@ bool has_dot(ElementType type) {
 }
 void dot(const BlockDot& d) {
   visit_format(d.type, [&]<class Format>() { walk_rows<Format>(d); });
+}
+void decode_floats(const BlockPanel& d) {
+  visit_format(d.type, [&]<class Format>() { decode_panel<Format, FloatPanel>(d); });
 }
 
 }  // namespace

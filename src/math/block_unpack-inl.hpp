@@ -1,6 +1,6 @@
 // Unpacking block formats for a group of rows at a time: codes as bytes in the order in which integer products take them,
 // scales and minima as floats. Written once over the vectors of block_lanes_*-inl.hpp; included by instruction-set files
-// only, after block_products_*-inl.hpp.
+// only, after block_products_*-inl.hpp. Rows lie apart as in a file (RowGroup), or interleaved (InterleavedRows).
 namespace quern {
 namespace {
 
@@ -14,6 +14,8 @@ struct Slab {
   alignas(64) float scales[16 * kRows];
   alignas(64) float mins[16 * kRows];
   [[nodiscard]] std::uint8_t* vector(int v) { return codes + 4 * kRows * v; }
+  /// Codes of vector v.
+  void put(int v, Ints vector_codes) { store_ints(vector(v), vector_codes); }
   [[nodiscard]] const std::uint8_t* vector(int v) const { return codes + 4 * kRows * v; }
 };
 
@@ -45,30 +47,18 @@ inline void store_signed_byte_products(Ints bytes, Floats factor, float* to) {
   store_floats(to + 3 * kRows, product_of(signed_byte_floats<3>(bytes), factor));
 }
 
-/// The binary16 number at `offset` of every row.
-inline Floats row_halves(const RowGroup& g, std::size_t offset) {
-  alignas(32) std::uint16_t halves[kRows];
-#pragma GCC unroll 16
-  for (int i = 0; i < kRows; ++i) halves[i] = u16_at(g.row(i) + offset);
-  return load_halves(halves);
-}
-inline Ints row_words(const RowGroup& g, std::size_t offset) {
-  alignas(64) std::uint32_t words[kRows];
-#pragma GCC unroll 16
-  for (int i = 0; i < kRows; ++i) words[i] = u32_at(g.row(i) + offset);
-  return load_ints(words);
-}
 // --- Blocks of 32 ----------------------------------------------------------------------------------------------------
 
-/// Sixteen bytes at `offset` whose low nibbles are elements 0 .. 15 of a block and the high ones 16 .. 31, through `map`.
+/// Sixteen bytes at `offset` whose low nibbles are elements 0 .. 15 of a block and the high ones 16 .. 31, through `map`, to
+/// vectors first .. first + 7.
 template <class Map>
-__attribute__((always_inline)) inline void unpack_nibbles(const RowGroup& g, std::size_t offset, std::uint8_t* to, Map map) {
+__attribute__((always_inline)) inline void unpack_nibbles(const auto& g, std::size_t offset, auto& to, int first, Map map) {
   Ints column[4];
   load_columns(g, offset, column);
 #pragma GCC unroll 4
   for (int c = 0; c < 4; ++c) {
-    store_ints(to + 4 * kRows * c, map(low_nibbles(column[c]), c));
-    store_ints(to + 4 * kRows * (c + 4), map(high_nibbles(column[c]), c + 4));
+    to.put(first + c, map(low_nibbles(column[c]), c));
+    to.put(first + c + 4, map(high_nibbles(column[c]), c + 4));
   }
 }
 inline Ints unmapped(Ints code, int /*vector*/) { return code; }
@@ -91,16 +81,17 @@ inline Ints fifth_bits(Ints bits, int v) {
   return look_up(sixteen_if_set, both(nibble, every_int(0x08040201)));
 }
 
-/// Blocks one after the other, each with its own scale. All scales are gathered before any is read as a vector, which would
-/// otherwise wait for the single stores.
+/// Blocks one after the other, each with its own scale.
 template <class Format>
 struct SmallBlocks {
   static constexpr bool kPer16 = false;
   static constexpr int kSlabBytes = 8;  ///< blocks
-  __attribute__((always_inline)) static inline void unpack(const RowGroup& g, std::size_t offset, int blocks, Slab& slab) {
+  /// All scales are gathered before any is read as a vector, which would otherwise wait for the single stores.
+  __attribute__((always_inline)) static inline void unpack(const RowGroup& g, std::size_t offset, int blocks, auto& slab) {
     using Number = typename Format::ScaleNumber;
     alignas(64) Number scales[8 * kRows];
     alignas(64) Number mins[8 * kRows];
+    if (blocks > 8) __builtin_unreachable();  // or GCC warns of a ninth block
     for (int k = 0; k < blocks; ++k) {
 #pragma GCC unroll 16
       for (int i = 0; i < kRows; ++i) {
@@ -109,11 +100,34 @@ struct SmallBlocks {
         if constexpr (Format::kMin) __builtin_memcpy(mins + kRows * k + i, block + 2, sizeof(Number));
       }
     }
-    for (int k = 0; k < blocks; ++k) {
-      Format::codes(g, offset + static_cast<std::size_t>(k) * Format::kBytes, slab.vector(8 * k));
-      store_floats(slab.scales + kRows * k, Format::scale(scales + kRows * k));
-      if constexpr (Format::kMin) store_floats(slab.mins + kRows * k, load_halves(mins + kRows * k));
+#pragma GCC unroll 8
+    for (int k = 0; k < 8; ++k) {
+      if (k == blocks) break;
+      Format::codes(g, offset + static_cast<std::size_t>(k) * Format::kBytes, slab, 8 * k);
+      store_scales(slab, k, scales + kRows * k, mins + kRows * k);
     }
+  }
+  /// A slab's scales lie before its codes, then its minima where there are any.
+  __attribute__((always_inline)) static inline void unpack(const InterleavedRows& g, std::size_t offset, int blocks,
+                                                           auto& slab) {
+    using Number = typename Format::ScaleNumber;
+    constexpr std::size_t kHeader = (Format::kMin ? 2 : 1) * sizeof(Number);
+    const auto count = static_cast<std::size_t>(blocks);
+    const auto* scales = reinterpret_cast<const Number*>(g.at + kRows * offset);
+    const std::size_t codes = offset + (count - 1) * kHeader;  // as if the first block began with its own
+#pragma GCC unroll 8
+    for (std::size_t k = 0; k < 8; ++k) {
+      if (k == count) break;
+      Format::codes(g, codes + k * (Format::kBytes - kHeader), slab, 8 * static_cast<int>(k));
+      store_scales(slab, static_cast<int>(k), scales + kRows * k, scales + kRows * (count + k));
+    }
+  }
+
+ private:
+  template <class Number>
+  static void store_scales(auto& slab, int k, const Number* scales, const Number* mins) {
+    store_floats(slab.scales + kRows * k, Format::scale(scales));
+    if constexpr (Format::kMin) store_floats(slab.mins + kRows * k, load_halves(mins));
   }
 };
 
@@ -125,37 +139,41 @@ struct HalfScale {
 struct Q40 : SmallBlocks<Q40>, HalfScale {
   static constexpr int kBytes = 18, kOffset = 8, kLargest = 15;
   static constexpr bool kMin = false;
-  static void codes(const RowGroup& g, std::size_t offset, std::uint8_t* to) { unpack_nibbles(g, offset + 2, to, unmapped); }
+  __attribute__((always_inline)) static inline void codes(const auto& g, std::size_t offset, auto& to, int first) {
+    unpack_nibbles(g, offset + 2, to, first, unmapped);
+  }
 };
 
 struct Q41 : SmallBlocks<Q41>, HalfScale {
   static constexpr int kBytes = 20, kOffset = 0, kLargest = 15;
   static constexpr bool kMin = true;
-  static void codes(const RowGroup& g, std::size_t offset, std::uint8_t* to) { unpack_nibbles(g, offset + 4, to, unmapped); }
+  __attribute__((always_inline)) static inline void codes(const auto& g, std::size_t offset, auto& to, int first) {
+    unpack_nibbles(g, offset + 4, to, first, unmapped);
+  }
 };
 
 struct Q50 : SmallBlocks<Q50>, HalfScale {
   static constexpr int kBytes = 22, kOffset = 16, kLargest = 31;
   static constexpr bool kMin = false;
-  static void codes(const RowGroup& g, std::size_t offset, std::uint8_t* to) {
+  __attribute__((always_inline)) static inline void codes(const auto& g, std::size_t offset, auto& to, int first) {
     const Ints bits = row_words(g, offset + 2);
-    unpack_nibbles(g, offset + 6, to, [&](Ints code, int v) { return either(code, fifth_bits(bits, v)); });
+    unpack_nibbles(g, offset + 6, to, first, [&](Ints code, int v) { return either(code, fifth_bits(bits, v)); });
   }
 };
 
 struct Q51 : SmallBlocks<Q51>, HalfScale {
   static constexpr int kBytes = 24, kOffset = 0, kLargest = 31;
   static constexpr bool kMin = true;
-  static void codes(const RowGroup& g, std::size_t offset, std::uint8_t* to) {
+  __attribute__((always_inline)) static inline void codes(const auto& g, std::size_t offset, auto& to, int first) {
     const Ints bits = row_words(g, offset + 4);
-    unpack_nibbles(g, offset + 8, to, [&](Ints code, int v) { return either(code, fifth_bits(bits, v)); });
+    unpack_nibbles(g, offset + 8, to, first, [&](Ints code, int v) { return either(code, fifth_bits(bits, v)); });
   }
 };
 
 struct Q80 : SmallBlocks<Q80>, HalfScale {
   static constexpr int kBytes = 34, kOffset = kKeepsSigns ? 0 : 128, kLargest = 255;
   static constexpr bool kMin = false;
-  static void codes(const RowGroup& g, std::size_t offset, std::uint8_t* to) {
+  __attribute__((always_inline)) static inline void codes(const auto& g, std::size_t offset, auto& to, int first) {
 #pragma GCC unroll 2
     for (int half = 0; half < 2; ++half) {
       Ints column[4];
@@ -163,7 +181,7 @@ struct Q80 : SmallBlocks<Q80>, HalfScale {
 #pragma GCC unroll 4
       for (int c = 0; c < 4; ++c) {
         const Ints code = kKeepsSigns ? column[c] : differs(column[c], every_int(static_cast<std::int32_t>(0x80808080U)));
-        store_ints(to + 4 * kRows * (4 * half + c), code);
+        to.put(first + 4 * half + c, code);
       }
     }
   }
@@ -172,8 +190,8 @@ struct Q80 : SmallBlocks<Q80>, HalfScale {
 struct Iq4Nl : SmallBlocks<Iq4Nl>, HalfScale {
   static constexpr int kBytes = 18, kOffset = kIq4Offset, kLargest = 255;
   static constexpr bool kMin = false;
-  static void codes(const RowGroup& g, std::size_t offset, std::uint8_t* to) {
-    unpack_nibbles(g, offset + 2, to, iq4_values);
+  __attribute__((always_inline)) static inline void codes(const auto& g, std::size_t offset, auto& to, int first) {
+    unpack_nibbles(g, offset + 2, to, first, iq4_values);
   }
 };
 
@@ -183,8 +201,8 @@ struct Mxfp4 : SmallBlocks<Mxfp4> {
   static constexpr bool kMin = false;
   using ScaleNumber = std::uint8_t;
   static Floats scale(const std::uint8_t* exponents) { return mxfp4_scales(load_bytes_as_ints(exponents)); }
-  static void codes(const RowGroup& g, std::size_t offset, std::uint8_t* to) {
-    unpack_nibbles(g, offset + 1, to, [](Ints code, int /*vector*/) {
+  __attribute__((always_inline)) static inline void codes(const auto& g, std::size_t offset, auto& to, int first) {
+    unpack_nibbles(g, offset + 1, to, first, [](Ints code, int /*vector*/) {
       return look_up(_mm_setr_epi8(12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0), code);
     });
   }
@@ -193,7 +211,7 @@ struct Mxfp4 : SmallBlocks<Mxfp4> {
 // --- Super-blocks of 256 ---------------------------------------------------------------------------------------------
 
 /// d, dmin and the six-bit scales and minima of Q4_K and Q5_K, in the first sixteen bytes of a super-block.
-inline void unpack_six_bit_scales(const RowGroup& g, std::size_t offset, Slab& slab) {
+__attribute__((always_inline)) inline void unpack_six_bit_scales(const auto& g, std::size_t offset, auto& slab) {
   Ints column[4];
   load_columns(g, offset, column);
   const Ints six = every_int(0x3f3f3f3f);
@@ -211,16 +229,17 @@ inline void unpack_six_bit_scales(const RowGroup& g, std::size_t offset, Slab& s
 struct Q4K {
   static constexpr int kBytes = 144, kSlabBytes = 1, kOffset = 0, kLargest = 15;
   static constexpr bool kMin = true, kPer16 = false;
-  static void unpack(const RowGroup& g, std::size_t offset, int /*blocks*/, Slab& slab) {
+  __attribute__((always_inline)) static inline void unpack(const auto& g, std::size_t offset, int /*blocks*/, auto& slab) {
     unpack_six_bit_scales(g, offset, slab);
+#pragma GCC unroll 8
     for (int piece = 0; piece < 8; ++piece) {
       Ints column[4];
       load_columns(g, offset + 16 + 16 * static_cast<std::size_t>(piece), column);
-      std::uint8_t* to = slab.vector(16 * (piece / 2) + 4 * (piece % 2));
+      const int to = 16 * (piece / 2) + 4 * (piece % 2);
 #pragma GCC unroll 4
       for (int c = 0; c < 4; ++c) {
-        store_ints(to + 4 * kRows * c, low_nibbles(column[c]));
-        store_ints(to + 4 * kRows * (c + 8), high_nibbles(column[c]));
+        slab.put(to + c, low_nibbles(column[c]));
+        slab.put(to + c + 8, high_nibbles(column[c]));
       }
     }
   }
@@ -236,32 +255,31 @@ inline Ints bit_as_sixteen(Ints v) {
 struct Q5K {
   static constexpr int kBytes = 176, kSlabBytes = 1, kOffset = 0, kLargest = 31;
   static constexpr bool kMin = true, kPer16 = false;
-  static void unpack(const RowGroup& g, std::size_t offset, int /*blocks*/, Slab& slab) {
+  __attribute__((always_inline)) static inline void unpack(const auto& g, std::size_t offset, int /*blocks*/, auto& slab) {
     unpack_six_bit_scales(g, offset, slab);
 #pragma GCC unroll 2
     for (int half = 0; half < 2; ++half) {
       const std::size_t at = 16 * static_cast<std::size_t>(half);
       Ints high[4];
       load_columns(g, offset + 16 + at, high);
-      pair<0>(g, offset + at, high, slab.vector(4 * half));
-      pair<2>(g, offset + at, high, slab.vector(4 * half));
-      pair<4>(g, offset + at, high, slab.vector(4 * half));
-      pair<6>(g, offset + at, high, slab.vector(4 * half));
+      pair<0>(g, offset + at, high, slab, 4 * half);
+      pair<2>(g, offset + at, high, slab, 4 * half);
+      pair<4>(g, offset + at, high, slab, 4 * half);
+      pair<6>(g, offset + at, high, slab, 4 * half);
     }
   }
 
  private:
   /// Sub-blocks kBlock and kBlock + 1, half of each.
   template <int kBlock>
-  __attribute__((always_inline)) static inline void pair(const RowGroup& g, std::size_t offset, const Ints (&high)[4],
-                                                         std::uint8_t* to) {
+  __attribute__((always_inline)) static inline void pair(const auto& g, std::size_t offset, const Ints (&high)[4],
+                                                         auto& slab, int to) {
     Ints column[4];
     load_columns(g, offset + 48 + 16 * kBlock, column);
 #pragma GCC unroll 4
     for (int c = 0; c < 4; ++c) {
-      store_ints(to + 4 * kRows * (8 * kBlock + c), either(low_nibbles(column[c]), bit_as_sixteen<kBlock>(high[c])));
-      store_ints(to + 4 * kRows * (8 * kBlock + 8 + c),
-                 either(high_nibbles(column[c]), bit_as_sixteen<kBlock + 1>(high[c])));
+      slab.put(to + 8 * kBlock + c, either(low_nibbles(column[c]), bit_as_sixteen<kBlock>(high[c])));
+      slab.put(to + 8 * kBlock + 8 + c, either(high_nibbles(column[c]), bit_as_sixteen<kBlock + 1>(high[c])));
     }
   }
 };
@@ -269,13 +287,14 @@ struct Q5K {
 struct Q6K {
   static constexpr int kBytes = 210, kSlabBytes = 1, kOffset = 32, kLargest = 63;
   static constexpr bool kMin = false, kPer16 = true;
-  static void unpack(const RowGroup& g, std::size_t offset, int /*blocks*/, Slab& slab) {
+  __attribute__((always_inline)) static inline void unpack(const auto& g, std::size_t offset, int /*blocks*/, auto& slab) {
     const Floats d = row_halves(g, offset + 208);
     Ints scales[4];
     load_columns(g, offset + 192, scales);
 #pragma GCC unroll 4
     for (int c = 0; c < 4; ++c) store_signed_byte_products(scales[c], d, slab.scales + 4 * kRows * c);
     const Ints two = every_int(0x30303030);
+#pragma GCC unroll 4
     for (int part = 0; part < 4; ++part) {
       const auto n = static_cast<std::size_t>(part / 2);
       const auto half = static_cast<std::size_t>(part % 2);
@@ -285,13 +304,13 @@ struct Q6K {
       load_columns(g, offset + 64 * n + 16 * half, even);
       load_columns(g, offset + 64 * n + 32 + 16 * half, odd);
       load_columns(g, offset + 128 + 32 * n + 16 * half, high);
-      std::uint8_t* to = slab.vector(32 * (part / 2) + 4 * (part % 2));
+      const int to = 32 * (part / 2) + 4 * (part % 2);
 #pragma GCC unroll 4
       for (int c = 0; c < 4; ++c) {
-        store_ints(to + 4 * kRows * c, either(low_nibbles(even[c]), both(up<4>(high[c]), two)));
-        store_ints(to + 4 * kRows * (8 + c), either(low_nibbles(odd[c]), both(up<2>(high[c]), two)));
-        store_ints(to + 4 * kRows * (16 + c), either(high_nibbles(even[c]), both(high[c], two)));
-        store_ints(to + 4 * kRows * (24 + c), either(high_nibbles(odd[c]), both(down<2>(high[c]), two)));
+        slab.put(to + c, either(low_nibbles(even[c]), both(up<4>(high[c]), two)));
+        slab.put(to + 8 + c, either(low_nibbles(odd[c]), both(up<2>(high[c]), two)));
+        slab.put(to + 16 + c, either(high_nibbles(even[c]), both(high[c], two)));
+        slab.put(to + 24 + c, either(high_nibbles(odd[c]), both(down<2>(high[c]), two)));
       }
     }
   }
@@ -302,7 +321,7 @@ inline Ints two_bits(Ints v) { return both(v, every_int(0x03030303)); }
 struct Q2K {
   static constexpr int kBytes = 84, kSlabBytes = 1, kOffset = 0, kLargest = 3;
   static constexpr bool kMin = true, kPer16 = true;
-  static void unpack(const RowGroup& g, std::size_t offset, int /*blocks*/, Slab& slab) {
+  __attribute__((always_inline)) static inline void unpack(const auto& g, std::size_t offset, int /*blocks*/, auto& slab) {
     const Floats d = row_halves(g, offset + 80);
     const Floats negative_dmin = negated(row_halves(g, offset + 82));
     Ints packed[4];
@@ -312,16 +331,17 @@ struct Q2K {
       store_byte_products(low_nibbles(packed[c]), d, slab.scales + 4 * kRows * c);
       store_byte_products(high_nibbles(packed[c]), negative_dmin, slab.mins + 4 * kRows * c);
     }
+#pragma GCC unroll 4
     for (int part = 0; part < 4; ++part) {
       Ints column[4];
       load_columns(g, offset + 16 + 16 * static_cast<std::size_t>(part), column);
-      std::uint8_t* to = slab.vector(32 * (part / 2) + 4 * (part % 2));
+      const int to = 32 * (part / 2) + 4 * (part % 2);
 #pragma GCC unroll 4
       for (int c = 0; c < 4; ++c) {
-        store_ints(to + 4 * kRows * c, two_bits(column[c]));
-        store_ints(to + 4 * kRows * (8 + c), two_bits(down<2>(column[c])));
-        store_ints(to + 4 * kRows * (16 + c), two_bits(down<4>(column[c])));
-        store_ints(to + 4 * kRows * (24 + c), two_bits(down<6>(column[c])));
+        slab.put(to + c, two_bits(column[c]));
+        slab.put(to + 8 + c, two_bits(down<2>(column[c])));
+        slab.put(to + 16 + c, two_bits(down<4>(column[c])));
+        slab.put(to + 24 + c, two_bits(down<6>(column[c])));
       }
     }
   }
@@ -330,7 +350,7 @@ struct Q2K {
 struct Q3K {
   static constexpr int kBytes = 110, kSlabBytes = 1, kOffset = 4, kLargest = 7;
   static constexpr bool kMin = false, kPer16 = true;
-  static void unpack(const RowGroup& g, std::size_t offset, int /*blocks*/, Slab& slab) {
+  __attribute__((always_inline)) static inline void unpack(const auto& g, std::size_t offset, int /*blocks*/, auto& slab) {
     const Floats d = row_halves(g, offset + 108);
     const Ints a = row_words(g, offset + 96);
     const Ints b = row_words(g, offset + 100);
@@ -345,8 +365,8 @@ struct Q3K {
       const std::size_t at = 16 * static_cast<std::size_t>(half);
       Ints high[4];
       load_columns(g, offset + at, high);
-      quarter<0>(g, offset + 32 + at, high, slab.vector(4 * half));
-      quarter<4>(g, offset + 64 + at, high, slab.vector(32 + 4 * half));
+      quarter<0>(g, offset + 32 + at, high, slab, 4 * half);
+      quarter<4>(g, offset + 64 + at, high, slab, 32 + 4 * half);
     }
   }
 
@@ -362,16 +382,16 @@ struct Q3K {
   }
   /// Four times sixteen elements of a half of 128, whose third bits begin at bit kBit.
   template <int kBit>
-  __attribute__((always_inline)) static inline void quarter(const RowGroup& g, std::size_t offset, const Ints (&high)[4],
-                                                            std::uint8_t* to) {
+  __attribute__((always_inline)) static inline void quarter(const auto& g, std::size_t offset, const Ints (&high)[4],
+                                                            auto& slab, int to) {
     Ints column[4];
     load_columns(g, offset, column);
 #pragma GCC unroll 4
     for (int c = 0; c < 4; ++c) {
-      store_ints(to + 4 * kRows * c, either(two_bits(column[c]), third_bit<kBit>(high[c])));
-      store_ints(to + 4 * kRows * (8 + c), either(two_bits(down<2>(column[c])), third_bit<kBit + 1>(high[c])));
-      store_ints(to + 4 * kRows * (16 + c), either(two_bits(down<4>(column[c])), third_bit<kBit + 2>(high[c])));
-      store_ints(to + 4 * kRows * (24 + c), either(two_bits(down<6>(column[c])), third_bit<kBit + 3>(high[c])));
+      slab.put(to + c, either(two_bits(column[c]), third_bit<kBit>(high[c])));
+      slab.put(to + 8 + c, either(two_bits(down<2>(column[c])), third_bit<kBit + 1>(high[c])));
+      slab.put(to + 16 + c, either(two_bits(down<4>(column[c])), third_bit<kBit + 2>(high[c])));
+      slab.put(to + 24 + c, either(two_bits(down<6>(column[c])), third_bit<kBit + 3>(high[c])));
     }
   }
 };
@@ -379,7 +399,7 @@ struct Q3K {
 struct Iq4Xs {
   static constexpr int kBytes = 136, kSlabBytes = 1, kOffset = kIq4Offset, kLargest = 255;
   static constexpr bool kMin = false, kPer16 = false;
-  static void unpack(const RowGroup& g, std::size_t offset, int /*blocks*/, Slab& slab) {
+  __attribute__((always_inline)) static inline void unpack(const auto& g, std::size_t offset, int /*blocks*/, auto& slab) {
     Ints header[4];
     load_columns(g, offset, header);
     const Floats d = low_halves(header[0]);
@@ -392,14 +412,15 @@ struct Iq4Xs {
     scale<5>(header[1], high, d, slab);
     scale<6>(header[1], high, d, slab);
     scale<7>(header[1], high, d, slab);
+#pragma GCC unroll 8
     for (int k = 0; k < 8; ++k) {
-      unpack_nibbles(g, offset + 8 + 16 * static_cast<std::size_t>(k), slab.vector(8 * k), iq4_values);
+      unpack_nibbles(g, offset + 8 + 16 * static_cast<std::size_t>(k), slab, 8 * k, iq4_values);
     }
   }
 
  private:
   template <int kBlock>
-  static void scale(Ints low, Ints high, Floats d, Slab& slab) {
+  static void scale(Ints low, Ints high, Floats d, auto& slab) {
     const Ints bits = either(both(down<4 * kBlock>(low), every_int(15)), up<4>(both(down<2 * kBlock>(high), every_int(3))));
     store_floats(slab.scales + kRows * kBlock, product_of(to_floats(subtract(bits, every_int(32))), d));
   }

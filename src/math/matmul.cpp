@@ -11,6 +11,7 @@
 
 #include "math/aligned_buffer.hpp"
 #include "math/block_formats.hpp"
+#include "math/block_interleave.hpp"
 #include "math/matmul_blocking.hpp"
 #include "math/matmul_eigen.hpp"
 #include "math/matmul_fetch_internal.hpp"
@@ -83,17 +84,23 @@ void pack_plain(const Backend& backend, const ProductKernels& kernels, const Rig
   MatmulBlock block{.data = nullptr, .stride = w.cols, .rows = b.transposed ? cols : k, .cols = b.transposed ? k : cols};
   const void* data = b.pack();
   const BlockKernels& blocks = *backend.kernels->blocks;
-  if (b.transposed && kernels.operand == ElementType::bf16 && blocks.decode_pairs != nullptr && blocks.has_dot(w.type)) {
+  const auto decode_panel = kernels.operand == ElementType::bf16 ? blocks.decode_pairs : blocks.decode_floats;
+  if (b.transposed && decode_panel != nullptr && blocks.has_dot(w.type)) {
     const BlockFormat& format = block_format(w.type);
     const std::int64_t stride = w.cols / format.block_elements * format.block_bytes;
-    blocks.decode_pairs({.type = w.type,
-                         .weight = at(data, col * stride + k0 / format.block_elements * format.block_bytes),
-                         .row_bytes = static_cast<std::size_t>(stride),
-                         .rows = cols,
-                         .cols = k,
-                         .panel = static_cast<std::byte*>(panel)});
+    const bool interleaved = w.layout == WeightLayout::interleaved;
+    const std::int64_t before =
+        (interleaved ? blocks.interleave_rows : 1) * (k0 / format.block_elements * format.block_bytes);
+    decode_panel({.type = w.type,
+                  .weight = at(data, col * stride + before),
+                  .row_bytes = static_cast<std::size_t>(stride),
+                  .rows = cols,
+                  .cols = k,
+                  .interleaved = interleaved,
+                  .panel = static_cast<std::byte*>(panel)});
     return;
   }
+  assert(w.layout == WeightLayout::plain);
   if (w.type == ElementType::f32) {
     block.data = static_cast<const float*>(data) + first_row * w.cols + first_col;
   } else {
@@ -151,7 +158,11 @@ void product(Exec& exec, ComputeType compute, const ConstMatrix& a, const RightS
   const ProductKernels& kernels = product_kernels(exec.backend, compute);
   const std::int64_t k_total = a.cols;
   // A plain weight's pieces of the reduction are whole blocks.
-  const bool plain = b.weight->layout == WeightLayout::plain;
+  const bool plain = b.weight->layout != WeightLayout::packed;
+  const std::int64_t depth_unit = !plain || !b.transposed ? 1
+                                  : b.weight->layout == WeightLayout::interleaved
+                                      ? kInterleavedColumns
+                                      : block_format(b.weight->type).block_elements;
   const std::int64_t panel_cols = kernels.panel_cols;
   const std::int64_t bytes = operand_bytes(kernels.operand);
   const std::int64_t a_bytes = operand_bytes(a.type);
@@ -161,10 +172,7 @@ void product(Exec& exec, ComputeType compute, const ConstMatrix& a, const RightS
   const bool copies = converts || worth_copying(kernels, a, ceil_divide(out.cols, panel_cols));
   const Blocking blocking =
       internal::choose_blocking(kernels, out.rows, out.cols, k_total,
-                                {.depth_unit = plain && b.transposed ? block_format(b.weight->type).block_elements : 1,
-                                 .packed_b = !plain,
-                                 .copied_a = copies},
-                                exec.member.count() > 1);
+                                {.depth_unit = depth_unit, .packed_b = !plain, .copied_a = copies}, exec.member.count() > 1);
   const std::int64_t block_cols = blocking.panels_per_block * panel_cols;
 
   ScratchCutter scratch(exec.scratch);
@@ -417,7 +425,7 @@ void matmul_forward(Exec& exec, const ConstMatrix& x, const Weight& w, const Mut
     internal::dot_forward(exec, x, w, y, epilogue);
   } else {
     // Many rows of f32 over a file's 16-bit or block-quantized weight, where speed is wanted and bf16 has it.
-    const bool narrow = w.layout == WeightLayout::plain && w.precision == WeightPrecision::fast &&
+    const bool narrow = w.layout != WeightLayout::packed && w.precision == WeightPrecision::fast &&
                         w.type != ElementType::f32 && x.rows > kFastRows &&
                         exec.backend.kernels->matmul->b16.operand == ElementType::bf16;
     const ComputeType compute = narrow ? ComputeType::bf16 : compute_of(x.type);

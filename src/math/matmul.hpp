@@ -17,7 +17,8 @@ namespace quern {
 
 /// How a weight's elements lie in memory.
 enum class WeightLayout : std::uint8_t {
-  plain,  ///< [rows, cols] row-major, as in a file
+  plain,        ///< [rows, cols] row-major, as in a file
+  interleaved,  ///< a file's blocks with rows interleaved (block_interleave.hpp) for the instruction set; y = x W^T only
   packed  ///< the private pack of the instruction set that made it, once for y = x W^T and (optionally) once for dx = dy W
 };
 
@@ -37,7 +38,7 @@ inline constexpr std::int64_t kFastRows = 32;
 
 /// A weight matrix W [rows, cols] = [outputs, inputs]. A view: whoever made the memory owns it. A plain one's data need no
 /// alignment beyond its numbers', its rows follow each other without gaps, and cols is a whole number of its format's
-/// blocks.
+/// blocks. Of an interleaved one, rows is a multiple of kWeightRowUnit.
 struct Weight {
   ElementType type = ElementType::f32;
   WeightLayout layout = WeightLayout::plain;
@@ -71,6 +72,12 @@ inline constexpr std::int64_t kWeightRowUnit = 32;
 /// kWeightRowUnit, and so is count unless these are the last rows. `forward` and `backward` (nullable) are the whole packs.
 void pack_weight_part(const Backend& backend, ComputeType compute, const float* w, std::int64_t rows, std::int64_t cols,
                       std::int64_t first, std::int64_t count, void* forward, void* backward, bool stream = true);
+
+/// Whether rows of W, a plain weight, can be interleaved for this backend.
+[[nodiscard]] bool can_interleave(const Backend& backend, const Weight& w);
+/// Interleaves rows first .. first + rows - 1 of W into `out`, as large as the whole of W, on one thread. Both are multiples
+/// of kWeightRowUnit.
+void interleave_weight_part(const Backend& backend, const Weight& w, std::int64_t first, std::int64_t rows, std::byte* out);
 
 /// Rows first .. first + rows - 1 of W, for products y = x W^T only: a view of the same memory. `first` is a multiple of
 /// kWeightRowUnit.

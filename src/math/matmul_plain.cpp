@@ -4,6 +4,7 @@
 #include <cassert>
 
 #include "math/block_formats.hpp"
+#include "math/block_interleave.hpp"
 #include "math/matmul_front_internal.hpp"
 #include "math/matmul_plain_internal.hpp"
 
@@ -132,6 +133,7 @@ void dot_together(Exec& exec, std::span<const ForwardPart> parts) {
                   .row_bytes = static_cast<std::size_t>(bytes),
                   .rows = rows,
                   .cols = w.cols,
+                  .interleaved = w.layout == WeightLayout::interleaved,
                   .x = tasks[p].quantized,
                   .tokens = part.x.rows,
                   .out = out,
@@ -186,7 +188,7 @@ void decode_part(const Backend& backend, ElementType type, const void* data, std
 }
 
 bool takes_dot(const Backend& backend, const ConstMatrix& x, const Weight& w) {
-  return w.layout == WeightLayout::plain && w.precision == WeightPrecision::fast && x.type == ElementType::f32 &&
+  return w.layout != WeightLayout::packed && w.precision == WeightPrecision::fast && x.type == ElementType::f32 &&
          x.rows <= kFastRows && (is_float(w.type) || backend.kernels->blocks->has_dot(w.type));
 }
 
@@ -233,6 +235,20 @@ void matmul_forward_parts(Exec& exec, std::span<const ForwardPart> parts) {
     }
     internal::dot_together(exec, parts.first(count));
     parts = parts.subspan(count);
+  }
+}
+
+bool can_interleave(const Backend& backend, const Weight& w) {
+  return !backend.eigen && w.layout == WeightLayout::plain && backend.kernels->blocks->interleave_rows > 0 &&
+         backend.kernels->blocks->has_dot(w.type) && can_interleave(w.type) && w.rows % kWeightRowUnit == 0;
+}
+
+void interleave_weight_part(const Backend& backend, const Weight& w, std::int64_t first, std::int64_t rows, std::byte* out) {
+  assert(first % kWeightRowUnit == 0 && rows % kWeightRowUnit == 0 && first + rows <= w.rows);
+  const int unit = backend.kernels->blocks->interleave_rows;
+  const std::int64_t bytes = internal::row_bytes(w.type, w.cols);
+  for (std::int64_t row = first; row < first + rows; row += unit) {
+    interleave_rows(w.type, unit, static_cast<const std::byte*>(w.forward) + row * bytes, w.cols, out + row * bytes);
   }
 }
 

@@ -80,6 +80,37 @@ TEST(BlockDot, MatchesDouble) {
   }
 }
 
+TEST(BlockDot, InterleavedRowsGiveTheSameBits) {
+  for (const KernelTable* table : supported_kernels()) {
+    const int unit = table->blocks->interleave_rows;
+    if (unit == 0) continue;
+    for (const ElementType type : kDotTypes) {
+      for (const std::int64_t cols : lengths(type)) {
+        SCOPED_TRACE(std::string(isa_name(table->isa)) + " " + std::string(block_format(type).name) + " K " +
+                     std::to_string(cols));
+        std::mt19937 random(static_cast<std::uint32_t>(cols) + static_cast<std::uint32_t>(type));
+        constexpr std::int64_t kTokens = 5;
+        const FileWeight w(type, 3 * unit, cols, random);
+        const Activations x(*table->blocks, kTokens, cols, random);
+        const std::vector<float> expected = dot(*table->blocks, w, x.rows.data(), kTokens);
+        const std::vector<std::byte> interleaved = interleaved_rows(*table->blocks, w);
+        std::vector<float> out(expected.size(), std::numeric_limits<float>::quiet_NaN());
+        table->blocks->dot({.type = type,
+                            .weight = interleaved.data(),
+                            .row_bytes = w.row_bytes,
+                            .rows = w.rows,
+                            .cols = cols,
+                            .interleaved = true,
+                            .x = x.rows.data(),
+                            .tokens = kTokens,
+                            .out = out.data(),
+                            .out_stride = w.rows});
+        ASSERT_EQ(out, expected);
+      }
+    }
+  }
+}
+
 TEST(BlockDot, TypesWithoutDotProductsSaySo) {
   for (const KernelTable* table : supported_kernels()) {
     for (const BlockFormat& format : block_formats()) {

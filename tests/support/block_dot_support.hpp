@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "math/block_formats.hpp"
+#include "math/block_interleave.hpp"
 #include "math/block_kernels.hpp"
 #include "math/dispatch.hpp"
 #include "math/number_formats.hpp"
@@ -159,6 +160,16 @@ inline Expected expected_dot(const FileWeight& w, std::int64_t r, const Activati
   }
   expected.tolerance = (static_cast<double>(w.cols) / 32.0 + 16.0) * 0x1p-24 * magnitude + 1e-30;
   return expected;
+}
+
+/// The same weight with its rows interleaved for `kernels`; rows must be whole groups.
+inline std::vector<std::byte> interleaved_rows(const BlockKernels& kernels, const FileWeight& w) {
+  std::vector<std::byte> out(w.bytes.size());
+  const auto unit = static_cast<std::size_t>(kernels.interleave_rows);
+  for (std::size_t at = 0; at < out.size(); at += unit * w.row_bytes) {
+    interleave_rows(w.type, kernels.interleave_rows, w.bytes.data() + at, w.cols, out.data() + at);
+  }
+  return out;
 }
 
 }  // namespace quern::test

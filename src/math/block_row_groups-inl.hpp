@@ -1,0 +1,43 @@
+// Fields of a group of kRows rows as vectors, from rows that lie apart (RowGroup) or interleaved. Included by
+// instruction-set files only, after block_lanes_*-inl.hpp.
+namespace quern {
+namespace {
+
+/// A group of rows interleaved (block_interleave.hpp) with kRows rows to a group: the vectors that load_columns makes of
+/// RowGroup lie in memory one after the other, and what lies at a row's byte b is at kRows * b.
+struct InterleavedRows {
+  const std::byte* at;
+  std::ptrdiff_t ahead;  ///< from a byte to that which is fetched when it is read: the same place of the next group
+};
+
+/// Sixteen bytes of each row, as for RowGroup.
+inline void load_columns(const InterleavedRows& g, std::size_t offset, Ints (&column)[4]) {
+  const std::byte* from = g.at + kRows * offset;
+#pragma GCC unroll 4
+  for (int line = 0; line < 16 * kRows; line += 64) __builtin_prefetch(from + g.ahead + line, 0, 2);
+#pragma GCC unroll 4
+  for (int c = 0; c < 4; ++c) column[c] = load_ints_anywhere(from + 4 * kRows * c);
+}
+
+/// The binary16 number at `offset` of every row.
+inline Floats row_halves(const RowGroup& g, std::size_t offset) {
+  alignas(32) std::uint16_t halves[kRows];
+#pragma GCC unroll 16
+  for (int i = 0; i < kRows; ++i) halves[i] = u16_at(g.row(i) + offset);
+  return load_halves(halves);
+}
+inline Floats row_halves(const InterleavedRows& g, std::size_t offset) {
+  return load_halves(reinterpret_cast<const std::uint16_t*>(g.at + kRows * offset));
+}
+
+/// The four bytes at `offset` of every row.
+inline Ints row_words(const RowGroup& g, std::size_t offset) {
+  alignas(64) std::uint32_t words[kRows];
+#pragma GCC unroll 16
+  for (int i = 0; i < kRows; ++i) words[i] = u32_at(g.row(i) + offset);
+  return load_ints(words);
+}
+inline Ints row_words(const InterleavedRows& g, std::size_t offset) { return load_ints_anywhere(g.at + kRows * offset); }
+
+}  // namespace
+}  // namespace quern
