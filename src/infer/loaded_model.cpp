@@ -9,6 +9,7 @@
 
 #include "math/available_memory.hpp"
 #include "math/container_limits.hpp"
+#include "math/cpu_features.hpp"
 #include "model/file_kind.hpp"
 #include "model/gguf_architectures.hpp"
 #include "model/gguf_model.hpp"
@@ -17,7 +18,8 @@
 namespace quern {
 
 ComputeType preferred_compute(const Backend& backend) {
-  return backend.kernels->isa == Isa::amx && !backend.eigen ? ComputeType::bf16 : ComputeType::f32;
+  const bool fast = !backend.eigen && has_fast_bf16(cpu_features(), backend.kernels->isa);
+  return fast ? ComputeType::bf16 : ComputeType::f32;
 }
 
 namespace {

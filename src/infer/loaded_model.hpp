@@ -20,7 +20,7 @@
 
 namespace quern {
 
-/// bf16 where the instruction set multiplies bf16 tiles (AMX), else f32: elsewhere bf16 products are slower than f32.
+/// bf16 where this processor multiplies it faster than f32 (has_fast_bf16), else f32.
 [[nodiscard]] ComputeType preferred_compute(const Backend& backend);
 
 /// The longest context that a published model is given without being asked for.

@@ -209,4 +209,8 @@ std::string missing_features(const CpuFeatures& features, Isa isa) {
   return names;
 }
 
+bool has_fast_bf16(const CpuFeatures& features, Isa isa) {
+  return isa == Isa::amx || (isa == Isa::avx512_vnni && features.vendor == "AuthenticAMD");
+}
+
 }  // namespace quern

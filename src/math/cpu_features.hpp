@@ -36,6 +36,10 @@ struct CpuFeatures {
 /// Names of the flags that `isa` needs and `features` lacks, comma-separated; empty when supported.
 [[nodiscard]] std::string missing_features(const CpuFeatures& features, Isa isa);
 
+/// Whether products of bf16 on this path make up for their rounding: matrix tiles do, and VDPBF16PS on AMD's processors (Zen
+/// 4 on), which issue as many of it as of FMA and so have twice the multiply-adds. Intel's issue half as many.
+[[nodiscard]] bool has_fast_bf16(const CpuFeatures& features, Isa isa);
+
 namespace internal {
 
 /// The four registers of one CPUID answer.

@@ -185,7 +185,7 @@ void add_train_keys(std::vector<RunKey>& keys) {
        false});
   add({"train.context", IntegerKey{QUERN_FIELD(train.context), 0, 1 << 24}, "tokens per sequence; 0: model.context", "",
        false});
-  add({"train.precision", choice<kPrecisions, QUERN_FIELD(train.precision)>(), "compute type; auto: bf16 with AMX, else f32",
+  add({"train.precision", choice<kPrecisions, QUERN_FIELD(train.precision)>(), "compute type; auto: bf16 where it is faster, else f32",
        "", false});
   add({"train.seed", SeedKey{QUERN_FIELD(train.seed)}, "of initialization, data order and dropout", "", false});
   add({"train.dropout", NumberKey{QUERN_FIELD(train.dropout), 0.0F, 0.95F},

@@ -31,10 +31,10 @@ Result<RunDecisions> decide_run(RunConfig& run) {
 
   decisions.precision_reason = "chosen by `train.precision`";
   if (run.train.precision == Precision::automatic) {
-    const bool tiles = preferred_compute(decisions.backend) == ComputeType::bf16;
-    run.train.precision = tiles ? Precision::bf16 : Precision::f32;
-    decisions.precision_reason =
-        tiles ? "auto: this machine multiplies bf16 tiles (AMX)" : "auto: without AMX, bf16 products are no faster than f32";
+    const bool faster = preferred_compute(decisions.backend) == ComputeType::bf16;
+    run.train.precision = faster ? Precision::bf16 : Precision::f32;
+    decisions.precision_reason = faster ? "auto: this processor multiplies bf16 faster than f32"
+                                        : "auto: this processor multiplies bf16 no faster than f32";
   }
   decisions.compute = run.train.precision == Precision::bf16 ? ComputeType::bf16 : ComputeType::f32;
   return decisions;

@@ -87,6 +87,16 @@ TEST(CpuFeatures, BestPathOfWholeProcessors) {
   EXPECT_EQ(best(amx_processor(), kAmxState, true), Isa::amx);
 }
 
+TEST(CpuFeatures, Bf16IsFastOnTilesAndOnAmdsDotProducts) {
+  CpuFeatures features;
+  for (const char* vendor : {"GenuineIntel", "AuthenticAMD"}) {
+    features.vendor = vendor;
+    EXPECT_TRUE(has_fast_bf16(features, Isa::amx));
+    EXPECT_EQ(has_fast_bf16(features, Isa::avx512_vnni), features.vendor == "AuthenticAMD");
+    EXPECT_FALSE(has_fast_bf16(features, Isa::avx512));  // no bf16 products there
+  }
+}
+
 TEST(CpuFeatures, NothingWiderThanTheSystemSaves) {
   EXPECT_EQ(best(amx_processor(), 0x1, true), Isa::portable);
   EXPECT_EQ(best(amx_processor(), 0x3, true), Isa::portable);  // SSE state alone
