@@ -4,7 +4,7 @@
 # A header is public unless its name says otherwise: *-inl.hpp (code of one instruction set), *_internal.hpp, and those
 # below, which only the sources beside them include. tests/package compiles every installed header alone.
 set(QUERN_PRIVATE_HEADERS
-    "(-inl|_internal|matmul_blocking|matmul_convert|matmul_eigen|hdf5_file|hdf5_user_block|jinja_[a-z_]*|logits_base|output_error|sensitivity|gguf_architectures|gguf_parser|gguf_values|gguf_mapping|huggingface_[a-z]*|json_document|mxfp4_layout|safetensors|safetensors_header|sentencepiece_model|sentencepiece_ranks|engine_room|run_config_schema|run_config_yaml)\\.hpp$")
+    "(-inl|_internal|matmul_blocking|matmul_convert|matmul_eigen|hdf5_file|hdf5_user_block|jinja_[a-z_]*|logits_base|output_error|sensitivity|gguf_architectures|gguf_parser|gguf_values|huggingface_[a-z]*|json_document|mxfp4_layout|safetensors|safetensors_header|sentencepiece_model|sentencepiece_ranks|engine_room|run_config_schema|run_config_yaml)\\.hpp$")
 
 include(CMakePackageConfigHelpers)
 
