@@ -97,7 +97,7 @@ const ElementwiseKernelsFor<bf16>& kernels_of(const ElementwiseKernels& kernels,
 }
 
 template <class T>
-void iterate(Exec& exec, ComputeType compute, Work<T>& work, std::int64_t tall, std::int64_t side) {
+void iterate(Exec& exec, ComputeType compute, std::int64_t steps, Work<T>& work, std::int64_t tall, std::int64_t side) {
   const ElementwiseKernels& all = *exec.backend.kernels->elementwise;
   const ElementwiseKernelsFor<T>& kernels = kernels_of(all, work.x);
   const auto matrix = [&](T* data, std::int64_t rows) { return ConstMatrix{data, kTypeOf<T>, rows, side, side}; };
@@ -111,7 +111,7 @@ void iterate(Exec& exec, ComputeType compute, Work<T>& work, std::int64_t tall, 
     });
   };
   const auto pack = [&] { return pack_weight(exec, compute, work.square, side, side, work.pack, nullptr, false); };
-  for (int i = 0; i < kNewtonSchulzSteps; ++i) {
+  for (std::int64_t i = 0; i < steps; ++i) {
     matmul_backward_weight(exec, matrix(work.x, tall), matrix(work.x, tall), work.square, nullptr, false);
     const Weight a = pack();
     scale_and_shift(kC, kB);
@@ -125,7 +125,8 @@ void iterate(Exec& exec, ComputeType compute, Work<T>& work, std::int64_t tall, 
 }
 
 template <class T>
-void orthogonalize(Exec& exec, ComputeType compute, float* x, std::int64_t rows, std::int64_t cols, std::byte* memory) {
+void orthogonalize(Exec& exec, ComputeType compute, std::int64_t steps, float* x, std::int64_t rows, std::int64_t cols,
+                   std::byte* memory) {
   const ElementwiseKernels& all = *exec.backend.kernels->elementwise;
   const std::int64_t tall = std::max(rows, cols);
   const std::int64_t side = std::min(rows, cols);
@@ -155,7 +156,7 @@ void orthogonalize(Exec& exec, ComputeType compute, float* x, std::int64_t rows,
       kernels.from_f32(x + first * side, side, work.x + first * side, side, count, side);
     }
   });
-  iterate(exec, compute, work, tall, side);
+  iterate(exec, compute, steps, work, tall, side);
   for_rows(exec, rows, [&](std::int64_t first, std::int64_t count) {
     if (transposed) {
       transpose_columns(work.x, tall, side, first, count, x);
@@ -209,16 +210,18 @@ std::size_t newton_schulz_scratch_bytes(const Backend& backend, std::int64_t row
   return matmul_scratch_bytes(backend, std::max(rows, cols), std::min(rows, cols));
 }
 
-void newton_schulz(Exec& exec, ComputeType compute, float* x, std::int64_t rows, std::int64_t cols, std::byte* memory) {
+void newton_schulz(Exec& exec, ComputeType compute, std::int64_t steps, float* x, std::int64_t rows, std::int64_t cols,
+                   std::byte* memory) {
   if (compute == ComputeType::bf16) {
-    orthogonalize<bf16>(exec, compute, x, rows, cols, memory);
+    orthogonalize<bf16>(exec, compute, steps, x, rows, cols, memory);
   } else {
-    orthogonalize<float>(exec, compute, x, rows, cols, memory);
+    orthogonalize<float>(exec, compute, steps, x, rows, cols, memory);
   }
   const auto tall = static_cast<double>(std::max(rows, cols));
   const auto side = static_cast<double>(std::min(rows, cols));
   mark(exec, Operation::newton_schulz, StepPhase::update, -1,
-       {kNewtonSchulzSteps * (4.0 * tall * side * side + 2.0 * side * side * side), 4.0 * tall * side * sizeof(float)});
+       {static_cast<double>(steps) * (4.0 * tall * side * side + 2.0 * side * side * side),
+        4.0 * tall * side * sizeof(float)});
 }
 
 }  // namespace quern

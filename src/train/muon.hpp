@@ -26,20 +26,19 @@ struct MuonMatrix {
 /// sqrt(max(1, rows / cols)). One rate then suits matrices of all shapes.
 [[nodiscard]] float muon_scale(std::int64_t rows, std::int64_t cols);
 
-/// Steps of newton_schulz.
-inline constexpr int kNewtonSchulzSteps = 5;
-
 /// Working memory that newton_schulz needs for a [rows, cols] matrix, a multiple of kBufferAlignment; and its scratch.
 [[nodiscard]] std::size_t newton_schulz_bytes(const Backend& backend, ComputeType compute, std::int64_t rows,
                                               std::int64_t cols);
 [[nodiscard]] std::size_t newton_schulz_scratch_bytes(const Backend& backend, std::int64_t rows, std::int64_t cols);
 
 /// Replaces x [rows, cols] = U S V^T (f32, contiguous) by about U V^T: singular values above about a hundredth of the
-/// Frobenius norm come to lie between 0.68 and 1.14. x / ||x||_F goes through kNewtonSchulzSteps steps of
+/// Frobenius norm come to lie between 0.68 and 1.14 in five steps, with fewer small ones stay smaller (each step multiplies
+/// them by up to 3.4). x / ||x||_F goes through `steps` steps of
 ///   X <- a X + X (b A + c A^2),  A = X^T X,  (a, b, c) = (3.4445, -4.7750, 2.0315)     (Jordan 2024)
 /// with the smaller of both dimensions inside. Products are computed in `compute`, between which X is stored in it too.
 /// All zeros stay so. `memory`: newton_schulz_bytes, aligned to kBufferAlignment; holds nothing between calls. SPMD; bits
 /// do not depend on the number of threads.
-void newton_schulz(Exec& exec, ComputeType compute, float* x, std::int64_t rows, std::int64_t cols, std::byte* memory);
+void newton_schulz(Exec& exec, ComputeType compute, std::int64_t steps, float* x, std::int64_t rows, std::int64_t cols,
+                   std::byte* memory);
 
 }  // namespace quern

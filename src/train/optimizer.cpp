@@ -116,7 +116,8 @@ void Optimizer::update_matrix(Exec& exec, const MuonMatrix& matrix, const Optimi
                      count);
   });
   mark(exec, Operation::optimizer, StepPhase::update, -1, moved_cost(elements, 4 * sizeof(float)));
-  newton_schulz(exec, compute_, direction, matrix.rows, matrix.cols, workspace + direction_bytes(matrix));
+  newton_schulz(exec, compute_, settings_.newton_schulz_steps, direction, matrix.rows, matrix.cols,
+                workspace + direction_bytes(matrix));
   const float scale = -rate * muon_scale(matrix.rows, matrix.cols);
   const float keep = 1.0F - rate * settings_.weight_decay;
   for_pieces([&](std::int64_t first, std::int64_t count) {

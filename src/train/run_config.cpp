@@ -222,6 +222,8 @@ Result<void> check_optimizer_keys(const RunConfig& run, std::string_view name) {
     if (auto ok = needs("optimizer.muon_learning_rate", rate, kMuon); !ok) return ok;
     const bool momentum = optimizer.muon_momentum != defaults.muon_momentum;
     if (auto ok = needs("optimizer.muon_momentum", momentum, kMuon); !ok) return ok;
+    const bool steps = optimizer.newton_schulz_steps != defaults.newton_schulz_steps;
+    if (auto ok = needs("optimizer.newton_schulz_steps", steps, kMuon); !ok) return ok;
   }
   if (optimizer.schedule != ScheduleKind::wsd) {
     constexpr std::string_view kWsd = "optimizer.schedule: wsd";

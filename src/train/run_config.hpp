@@ -62,6 +62,7 @@ struct OptimizerConfig {
   CooldownShape cooldown = CooldownShape::linear;
   float muon_learning_rate = 0.02F;  ///< while AdamW's is learning_rate: both follow one schedule
   float muon_momentum = 0.95F;
+  std::int64_t newton_schulz_steps = 5;  ///< of Muon's orthogonalization
   float beta1 = 0.9F;
   float beta2 = 0.99F;
   float eps = 1e-8F;

@@ -162,6 +162,8 @@ void add_optimizer_keys(std::vector<RunKey>& keys) {
        "Muon's rate while AdamW's is optimizer.learning_rate: both follow one schedule", "", false});
   add({"optimizer.muon_momentum", NumberKey{QUERN_FIELD(optimizer.muon_momentum), 0.0F, 1.0F, false, true},
        "decay of Muon's momentum, which looks ahead (Nesterov)", "", false});
+  add({"optimizer.newton_schulz_steps", IntegerKey{QUERN_FIELD(optimizer.newton_schulz_steps), 1, 100},
+       "Muon: steps of the iteration that makes updates orthogonal", "", false});
   add({"optimizer.beta1", NumberKey{QUERN_FIELD(optimizer.beta1), 0.0F, 1.0F, false, true},
        "AdamW: decay of the first moment", "", false});
   add({"optimizer.beta2", NumberKey{QUERN_FIELD(optimizer.beta2), 0.0F, 1.0F, false, true},

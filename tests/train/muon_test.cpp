@@ -19,13 +19,13 @@ namespace {
 using Matrix = Eigen::Matrix<double, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
 
 /// The iteration as Jordan (2024) writes it, in double precision.
-Matrix reference_newton_schulz(Matrix x) {
+Matrix reference_newton_schulz(Matrix x, std::int64_t steps = 5) {
   const double norm = x.norm();
   if (norm == 0.0) return x;
   x /= norm;
   const bool transposed = x.rows() > x.cols();
   if (transposed) x.transposeInPlace();
-  for (int i = 0; i < 5; ++i) {
+  for (std::int64_t i = 0; i < steps; ++i) {
     const Matrix a = x * x.transpose();
     const Matrix b = -4.7750 * a + 2.0315 * a * a;
     x = 3.4445 * x + b * x;
@@ -48,7 +48,7 @@ Matrix to_matrix(const float* x, std::int64_t rows, std::int64_t cols) {
 }
 
 std::vector<float> orthogonalized(const Backend& backend, ComputeType compute, std::vector<float> x, std::int64_t rows,
-                                  std::int64_t cols, int threads = 1) {
+                                  std::int64_t cols, int threads = 1, std::int64_t steps = 5) {
   auto memory = AlignedBuffer::allocate(newton_schulz_bytes(backend, compute, rows, cols)).value();
   const std::size_t scratch_bytes =
       (newton_schulz_scratch_bytes(backend, rows, cols) + kBufferAlignment - 1) / kBufferAlignment * kBufferAlignment;
@@ -56,7 +56,7 @@ std::vector<float> orthogonalized(const Backend& backend, ComputeType compute, s
   ThreadTeam team(threads);
   team.run([&](TeamMember& member) {
     Exec exec{member, backend, {scratch.data() + scratch_bytes * static_cast<std::size_t>(member.index()), scratch_bytes}};
-    newton_schulz(exec, compute, x.data(), rows, cols, memory.data());
+    newton_schulz(exec, compute, steps, x.data(), rows, cols, memory.data());
   });
   return x;
 }
@@ -83,6 +83,16 @@ TEST(NewtonSchulz, F32FollowsTheDoublePrecisionIteration) {
       const double error = (to_matrix(out.data(), rows, cols) - want).cwiseAbs().maxCoeff();
       EXPECT_LT(error, 1e-3) << isa_name(backend.kernels->isa) << (backend.eigen ? " eigen " : " ") << rows << " x " << cols;
     }
+  }
+}
+
+TEST(NewtonSchulz, TakesAsManyStepsAsItIsTold) {
+  const Backend backend{supported_kernels().front(), false};
+  const std::vector<float> x = random_matrix(40, 24, 15);
+  for (const std::int64_t steps : {1, 2, 3, 7}) {
+    const std::vector<float> out = orthogonalized(backend, ComputeType::f32, x, 40, 24, 1, steps);
+    const Matrix want = reference_newton_schulz(to_matrix(x.data(), 40, 24), steps);
+    EXPECT_LT((to_matrix(out.data(), 40, 24) - want).cwiseAbs().maxCoeff(), 1e-3) << steps;
   }
 }
 
@@ -196,7 +206,7 @@ struct Reference {
         direction.data()[i] = g + f(o.muon_momentum) * m[at];
         done[at] = true;
       }
-      const Matrix update = reference_newton_schulz(direction);
+      const Matrix update = reference_newton_schulz(direction, o.newton_schulz_steps);
       const double muon_rate = rate / f(o.learning_rate) * f(o.muon_learning_rate);
       const double scale = std::sqrt(std::max(1.0, static_cast<double>(matrix.rows) / static_cast<double>(matrix.cols)));
       for (std::int64_t i = 0; i < matrix.rows * matrix.cols; ++i) {
@@ -225,6 +235,7 @@ TEST(Muon, StepsFollowTheDoublePrecisionReference) {
   settings.kind = OptimizerKind::muon;
   settings.learning_rate = 0.01F;
   settings.muon_learning_rate = 0.05F;
+  settings.newton_schulz_steps = 4;
   settings.weight_decay = 0.2F;
   settings.clip_norm = 0.5F;
   for (const KernelTable* table : supported_kernels()) {

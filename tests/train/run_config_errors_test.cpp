@@ -127,6 +127,7 @@ TEST(RunConfigErrors, ImpossibleCombinationsNameTheKeyThatWasGiven) {
                 .find("key `optimizer.muon_learning_rate`: needs optimizer.kind: muon"),
             std::string::npos);
   EXPECT_NE(error_with("optimizer: {muon_momentum: 0.9}\n").find("needs optimizer.kind: muon"), std::string::npos);
+  EXPECT_NE(error_with("optimizer: {newton_schulz_steps: 3}\n").find("needs optimizer.kind: muon"), std::string::npos);
   EXPECT_NE(error_with("optimizer: {cooldown_steps: 5}\n").find("needs optimizer.schedule: wsd"), std::string::npos);
   EXPECT_NE(error_with("optimizer: {cooldown: sqrt}\n").find("needs optimizer.schedule: wsd"), std::string::npos);
   EXPECT_NE(error_with("optimizer: {schedule: wsd, cooldown_steps: 8, warmup_steps: 3}\ntrain: {steps: 10}\n")

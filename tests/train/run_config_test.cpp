@@ -132,6 +132,7 @@ TEST(RunConfig, MuonAndWsdHaveTheirDefaults) {
   EXPECT_EQ(muon.optimizer.kind, OptimizerKind::muon);
   EXPECT_EQ(muon.optimizer.muon_learning_rate, 0.02F);
   EXPECT_EQ(muon.optimizer.muon_momentum, 0.95F);
+  EXPECT_EQ(muon.optimizer.newton_schulz_steps, 5);
   EXPECT_EQ(muon.optimizer.cooldown_steps, 100);
   EXPECT_EQ(parse_or_fail(to_yaml(muon)).optimizer.cooldown_steps, 100);
   const RunConfig ends = parse_or_fail(kMinimal, {"optimizer.schedule=wsd", "optimizer.decay_steps=400"});
