@@ -10,6 +10,7 @@ void add_bench(CLI::App& app, Command& command) {
   add_bench_infer(*bench, command);
   add_bench_train(*bench, command);
   add_bench_kernels(*bench, command);
+  add_bench_sweep(*bench, command);
   add_bench_compare(*bench, command);
   add_bench_report(*bench, command);
 }

@@ -21,6 +21,7 @@ void add_bench_compare(CLI::App& bench, Command& command);  // quern bench compa
 void add_bench_infer(CLI::App& bench, Command& command);    // quern bench infer
 void add_bench_kernels(CLI::App& bench, Command& command);  // quern bench kernels
 void add_bench_report(CLI::App& bench, Command& command);   // quern bench report
+void add_bench_sweep(CLI::App& bench, Command& command);    // quern bench sweep
 void add_bench_train(CLI::App& bench, Command& command);    // quern bench train
 void add_chat(CLI::App& app, Command& command);
 void add_completion(CLI::App& app, Command& command);

@@ -8,7 +8,6 @@
 #include <string_view>
 #include <vector>
 
-#include "infer/random_weights.hpp"
 #include "infer/run_estimate.hpp"
 #include "math/available_memory.hpp"
 #include "model/kv_cache.hpp"
@@ -25,6 +24,17 @@ Result<const PublishedShape*> shape_named(const std::string& name) {
   std::vector<std::string_view> names;
   for (const PublishedShape& known : published_shapes()) names.push_back(known.name);
   return bad_input(fmt::format("--shape: there is no `{}`; there are {}", name, fmt::join(names, ", ")));
+}
+
+/// --type as quantize_mix.hpp names it.
+Result<std::string> mix_of(const PublishedShape& published, const ShapeOptions& shape) {
+  if (shape.type.empty()) {
+    return bad_input(fmt::format("--shape {}: expected a --type too, usual are {}", published.name,
+                                 fmt::join(usual_mixes(published), ", ")));
+  }
+  auto mix = mix_for(published, shape.type);
+  if (!mix) return bad_input("--type: " + mix.error().message);
+  return mix;
 }
 
 Result<ModelNeeds> needs_of(const PublishedShape& shape, const std::string& mix, ElementType kv_type,
@@ -62,17 +72,23 @@ Result<void> check_shape_options(const ModelOptions& model, const ShapeOptions& 
   return {};
 }
 
+Result<ModelNeeds> random_model_needs(const ModelOptions& model, const ShapeOptions& shape, const Decoder::Limits& limits) {
+  const auto published = shape_named(shape.shape);
+  if (!published) return tl::make_unexpected(published.error());
+  const auto mix = mix_of(**published, shape);
+  if (!mix) return tl::make_unexpected(mix.error());
+  const auto kv_type = kv_type_of(model.kv_type);
+  if (!kv_type) return tl::make_unexpected(kv_type.error());
+  return needs_of(**published, *mix, kv_type->value_or(ElementType::f32), limits);
+}
+
 Result<std::unique_ptr<RunningModel>> make_random_model(const ModelOptions& model, const ShapeOptions& shape,
                                                         std::uint64_t seed, const Decoder::Limits& limits) {
   const auto published = shape_named(shape.shape);
   if (!published) return tl::make_unexpected(published.error());
   const PublishedShape& found = **published;
-  if (shape.type.empty()) {
-    return bad_input(
-        fmt::format("--shape {}: expected a --type too, usual are {}", found.name, fmt::join(usual_mixes(found), ", ")));
-  }
-  auto mix = mix_for(found, shape.type);
-  if (!mix) return bad_input("--type: " + mix.error().message);
+  const auto mix = mix_of(found, shape);
+  if (!mix) return tl::make_unexpected(mix.error());
   auto running = prepare_run(model);
   if (!running) return running;
   RunningModel& run = **running;

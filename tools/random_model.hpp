@@ -7,6 +7,7 @@
 #include <string>
 
 #include "infer/decoder.hpp"
+#include "infer/random_weights.hpp"
 #include "math/result.hpp"
 #include "run_model.hpp"
 
@@ -24,6 +25,11 @@ void add_shape_options(CLI::App& command, ShapeOptions& options);
 
 /// Error where not exactly one of MODEL and --shape is given, or --type and --huge-pages without --shape.
 [[nodiscard]] Result<void> check_shape_options(const ModelOptions& model, const ShapeOptions& shape);
+
+/// Bytes that such a model takes with `limits`, those of the decoder without its kv_type. Errors: an unknown shape or type,
+/// with those that there are.
+[[nodiscard]] Result<ModelNeeds> random_model_needs(const ModelOptions& model, const ShapeOptions& shape,
+                                                    const Decoder::Limits& limits);
 
 /// A model of the shape, made in memory, with progress on stderr. No file is written. `limits`: of the decoder that will run
 /// it, without its kv_type. Errors, before anything is made: an unknown shape or type, with those that there are; weights,

@@ -13,19 +13,14 @@
 #include "command.hpp"
 #include "infer/recomputing_decoder.hpp"
 #include "math/dispatch.hpp"
+#include "math/numa_policy.hpp"
+#include "math/thread_placement.hpp"
 #include "model/atomic_file.hpp"
 #include "progress.hpp"
 
 namespace quern::tools {
 
 namespace {
-
-Result<std::optional<ElementType>> kv_type_of(const std::string& word) {
-  if (word == "auto") return std::optional<ElementType>{};
-  const std::optional<ElementType> type = kv_type_named(word);
-  if (!type) return bad_input("--kv-type: there is no type " + word);
-  return type;
-}
 
 std::atomic<bool> interrupt_seen{false};
 std::atomic<int> interrupt_signal{SIGINT};  // of the first that was seen
@@ -67,12 +62,27 @@ void catch_signal(int signal) {
 
 }  // namespace
 
+Result<std::optional<ElementType>> kv_type_of(const std::string& word) {
+  if (word == "auto") return std::optional<ElementType>{};
+  const std::optional<ElementType> type = kv_type_named(word);
+  if (!type) return bad_input("--kv-type: there is no type " + word);
+  return type;
+}
+
 void add_model_options(CLI::App& command, ModelOptions& options) {
   command
       .add_option("MODEL", options.model, "A GGUF file (any part of a split one), a checkpoint, or a run folder (its best)")
       ->required();
   command.add_option("--threads", options.threads, "0: the processors this process may use")
       ->check(CLI::Range(0, 1024))
+      ->capture_default_str();
+  command
+      .add_option("--affinity", options.affinity,
+                  "Of threads: none, compact (neighbouring cores, one package first) or spread (over packages and caches)")
+      ->check(CLI::IsMember({"none", "compact", "spread"}))
+      ->capture_default_str();
+  command.add_option("--numa", options.numa, "Of memory that is touched first: local, or interleave over the NUMA nodes")
+      ->check(CLI::IsMember({"local", "interleave"}))
       ->capture_default_str();
   command.add_option("--precision", options.precision, "Of products; auto: the fastest that the weights' type allows")
       ->check(CLI::IsMember({"auto", "f32", "bf16"}))
@@ -109,13 +119,26 @@ Result<std::unique_ptr<Decoder>> RunningModel::decoder(Decoder::Limits limits) {
   return decoder;
 }
 
+/// The policy of the team's threads. Asked for on a machine where it changes nothing, a line says so.
+static Result<void> use_numa(ThreadTeam& team, const std::string& word) {
+  const NumaPolicy policy = numa_policy_named(word).value_or(NumaPolicy::local);
+  if (policy == NumaPolicy::local) return {};  // what the system does unasked
+  const auto plan = plan_numa_here(policy);
+  if (!plan) return tl::make_unexpected(plan.error());
+  if (!plan->changes) fmt::print(stderr, "quern: --numa {}: {}\n", word, plan->remark);
+  return apply_numa(team, *plan);
+}
+
 Result<std::unique_ptr<RunningModel>> prepare_run(const ModelOptions& options) {
   const auto kernels = chosen_kernels();
   if (!kernels) return tl::make_unexpected(kernels.error());
   const auto kv_type = kv_type_of(options.kv_type);
   if (!kv_type) return tl::make_unexpected(kv_type.error());
-  auto running =
-      std::make_unique<RunningModel>(options.threads > 0 ? static_cast<int>(options.threads) : default_thread_count());
+  const int threads = options.threads > 0 ? static_cast<int>(options.threads) : default_thread_count();
+  const auto processors = place_threads_here(threads, affinity_named(options.affinity).value_or(Affinity::none));
+  if (!processors) return tl::make_unexpected(processors.error());
+  auto running = std::make_unique<RunningModel>(threads, *processors);
+  if (auto applied = use_numa(running->team, options.numa); !applied) return tl::make_unexpected(applied.error());
   running->backend = {.kernels = *kernels, .eigen = options.backend == "eigen", .fused = !options.no_fused};
   running->arena = !options.no_arena;
   running->kv_cache = !options.no_kv_cache;

@@ -6,6 +6,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "infer/decoder.hpp"
@@ -25,19 +26,23 @@ struct ModelOptions {
   std::string kv_type = "auto";
   std::string weights = "auto";  ///< where a GGUF file's matrices lie
   bool read_ahead = false;
-  bool lock = false;                                             ///< --mlock
+  bool lock = false;  ///< --mlock
+  std::string affinity = "none";
+  std::string numa = "local";
   bool no_fused = false, no_arena = false, no_kv_cache = false;  ///< what is switched off, to measure what it gives
 };
 
 /// --no-fused, --no-arena and --no-kv-cache.
 void add_measuring_options(CLI::App& command, ModelOptions& options);
 
-/// MODEL, --threads, --precision, --backend, --kv-type, --weights, --read-ahead and --mlock.
+/// MODEL, --threads, --affinity, --numa, --precision, --backend, --kv-type, --weights, --read-ahead and --mlock.
 void add_model_options(CLI::App& command, ModelOptions& options);
+/// What --kv-type says; nothing for "auto".
+[[nodiscard]] Result<std::optional<ElementType>> kv_type_of(const std::string& word);
 
 /// A model with what it runs on. Not movable: the model and decoders refer to the team.
 struct RunningModel {
-  explicit RunningModel(int threads) : team(threads) {}
+  explicit RunningModel(int threads, std::vector<int> processors = {}) : team(threads, std::move(processors)) {}
   Backend backend;
   ThreadTeam team;
   std::unique_ptr<LoadedModel> model;
@@ -51,7 +56,7 @@ struct RunningModel {
   [[nodiscard]] Result<std::unique_ptr<Decoder>> decoder(Decoder::Limits limits);
 };
 
-/// What a model runs on by these options, without the model.
+/// What a model runs on by these options, without the model. Its threads have the NUMA policy that was asked for.
 [[nodiscard]] Result<std::unique_ptr<RunningModel>> prepare_run(const ModelOptions& options);
 /// How --precision, --weights and a context (as in LoadOptions) are asked of a model.
 [[nodiscard]] LoadOptions load_options(const ModelOptions& options, std::int64_t context);

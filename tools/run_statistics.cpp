@@ -60,13 +60,6 @@ void measure_machine(RunStatistics& statistics, RunningModel& running, bool band
   statistics.memory_bandwidth = running.memory_bandwidth;
 }
 
-std::string bytes_text(std::size_t bytes) {
-  const auto real = static_cast<double>(bytes);
-  if (bytes >= 1'000'000'000) return fmt::format("{:.2f} GB", real * 1e-9);
-  if (bytes >= 1'000'000) return fmt::format("{:.2f} MB", real * 1e-6);
-  return fmt::format("{} bytes", bytes);
-}
-
 std::string statistics_text(const RunStatistics& statistics) {
   std::string text = fmt::format("load         {:.3f} s\n", statistics.load_seconds);
   text += fmt::format("first token  {:.3f} s\n", statistics.first_token_seconds);

@@ -9,6 +9,7 @@
 #include "infer/profiler.hpp"
 #include "infer/request.hpp"
 #include "run_model.hpp"
+#include "summary_report.hpp"
 
 namespace quern::tools {
 
@@ -45,8 +46,5 @@ void measure_machine(RunStatistics& statistics, RunningModel& running, bool band
 /// Time by kind of work and phase as a table; phases without a pass are left out.
 [[nodiscard]] std::string profile_text(const Profiler& profiler);
 [[nodiscard]] nlohmann::ordered_json profile_json(const Profiler& profiler);
-
-/// "1.23 GB", "45.60 MB", "789 bytes" (powers of ten).
-[[nodiscard]] std::string bytes_text(std::size_t bytes);
 
 }  // namespace quern::tools

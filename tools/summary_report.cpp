@@ -44,6 +44,13 @@ std::string summary_text(const Summary& summary, double unit) {
 
 std::string spread_text(const Summary& summary) { return fmt::format("{:.1f} %", 100.0 * summary.spread()); }
 
+std::string bytes_text(std::size_t bytes) {
+  const auto real = static_cast<double>(bytes);
+  if (bytes >= 1'000'000'000) return fmt::format("{:.2f} GB", real * 1e-9);
+  if (bytes >= 1'000'000) return fmt::format("{:.2f} MB", real * 1e-6);
+  return fmt::format("{} bytes", bytes);
+}
+
 Json summary_json(const Summary& summary) {
   Json json = {{"count", summary.count}};
   for (const Field& field : kFields) json[field.name] = summary.*field.member;

@@ -1,6 +1,7 @@
 // Summaries of samples as text and JSON: every benchmark's figures look alike.
 #pragma once
 
+#include <cstddef>
 #include <nlohmann/json.hpp>
 #include <string>
 
@@ -18,6 +19,9 @@ namespace quern::tools {
 
 /// "1.2 %": the middle half of the samples over the median.
 [[nodiscard]] std::string spread_text(const Summary& summary);
+
+/// "1.23 GB", "45.60 MB", "789 bytes" (powers of ten).
+[[nodiscard]] std::string bytes_text(std::size_t bytes);
 
 /// {"count", "median", "low", "high", "coverage", "min", "max", "quartile_low", "quartile_high"}.
 [[nodiscard]] nlohmann::ordered_json summary_json(const Summary& summary);

@@ -55,17 +55,20 @@ std::int64_t largest(const std::vector<std::int64_t>& values) {
   return values.empty() ? 0 : *std::max_element(values.begin(), values.end());
 }
 
+std::int64_t whole_pages(std::int64_t tokens) { return (tokens + kPageTokens - 1) / kPageTokens * kPageTokens; }
+
 /// Everything that one benchmark needs.
 class Bench {
  public:
   Bench(Decoder& decoder, const Backend& backend, ThreadTeam& team, std::size_t bytes_per_token,
-        const InferBenchOptions& options, const InferBenchWatcher& watcher)
+        const InferBenchOptions& options, const InferBenchWatcher& watcher, InferBenchRoom* room)
       : decoder_(decoder),
         backend_(backend),
         team_(team),
         bytes_per_token_(bytes_per_token),
         options_(options),
         watcher_(watcher),
+        room_(room),
         random_(options.seed) {}
 
   Result<InferBench> run() {
@@ -75,16 +78,21 @@ class Bench {
       if (bench_.stopped) return std::move(bench_);
     }
     if (!options_.decodes()) return std::move(bench_);
+    if (room_ != nullptr) room_->rows.resize(options_.depths.size() * options_.sequences.size());
+    std::size_t number = 0;  // among the rows of decode
     for (const std::int64_t depth : options_.depths) {
       for (const std::int64_t sequences : options_.sequences) {
+        if (room_ != nullptr) alive_ = std::exchange(room_->rows[number], {});
         InferBenchRow row{.kind = InferBenchKind::decode,
                           .depth = depth,
                           .sequences = sequences,
                           .round_tokens = sequences * options_.decode_tokens};
         const std::string stage =
             sequences == 1 ? fmt::format("decode at {}", depth) : fmt::format("decode of {} at {}", sequences, depth);
-        if (auto done = run_row(row, stage); !done) return tl::make_unexpected(done.error());
+        const auto done = run_row(row, stage, room_ != nullptr ? &room_->rows[number] : nullptr);
+        if (!done) return tl::make_unexpected(done.error());
         if (bench_.stopped) return std::move(bench_);
+        ++number;
       }
     }
     return std::move(bench_);
@@ -97,7 +105,8 @@ class Bench {
     return bench_.stopped;
   }
 
-  Result<void> run_row(InferBenchRow& row, const std::string& stage) {
+  /// `keep`: who takes the row's sequences after; null: they are removed.
+  Result<void> run_row(InferBenchRow& row, const std::string& stage, std::vector<KvCache::SequenceId>* keep = nullptr) {
     stage_ = stage;
     done_ = 0;
     total_ = row.round_tokens * (options_.warmup + options_.rounds) + row.depth * row.sequences;
@@ -116,8 +125,12 @@ class Bench {
     }
     progress(0);
     Result<void> done = measure(row);
-    for (const KvCache::SequenceId sequence : alive_) decoder_.cache().remove_sequence(sequence);
-    alive_.clear();
+    if (keep != nullptr) {
+      *keep = std::exchange(alive_, {});
+    } else {
+      for (const KvCache::SequenceId sequence : alive_) decoder_.cache().remove_sequence(sequence);
+      alive_.clear();
+    }
     if (!done) return done;
     if (row.rounds.empty()) return {};
     bench_.rows.push_back(row);
@@ -251,6 +264,7 @@ class Bench {
   std::size_t bytes_per_token_;
   const InferBenchOptions& options_;
   const InferBenchWatcher& watcher_;
+  InferBenchRoom* room_;
   std::mt19937_64 random_;
   InferBench bench_;
   std::vector<KvCache::SequenceId> alive_;
@@ -271,8 +285,21 @@ std::int64_t InferBenchOptions::context_tokens() const {
 }
 
 std::int64_t InferBenchOptions::cache_tokens() const {
-  const auto pages = [](std::int64_t tokens) { return (tokens + kPageTokens - 1) / kPageTokens * kPageTokens; };
-  return std::max(pages(largest(prompts)), decodes() ? most_sequences() * pages(largest(depths) + decode_tokens) : 0);
+  return std::max(whole_pages(largest(prompts)),
+                  decodes() ? most_sequences() * whole_pages(largest(depths) + decode_tokens) : 0);
+}
+
+std::int64_t InferBenchOptions::kept_cache_tokens() const {
+  std::int64_t tokens = whole_pages(largest(prompts));
+  if (!decodes()) return tokens;
+  const std::int64_t all_sequences = std::accumulate(sequences.begin(), sequences.end(), std::int64_t{0});
+  for (const std::int64_t depth : depths) tokens += all_sequences * whole_pages(depth + decode_tokens);
+  return tokens;
+}
+
+std::int64_t InferBenchOptions::kept_sequences() const {
+  if (!decodes()) return 1;
+  return 1 + std::ssize(depths) * std::accumulate(sequences.begin(), sequences.end(), std::int64_t{0});
 }
 
 std::int64_t InferBenchOptions::most_sequences() const { return decodes() ? largest(sequences) : 1; }
@@ -341,9 +368,10 @@ Result<void> check_infer_bench(const InferBenchOptions& options) {
 }
 
 Result<InferBench> bench_inference(Decoder& decoder, const Backend& backend, ThreadTeam& team, std::size_t bytes_per_token,
-                                   const InferBenchOptions& options, const InferBenchWatcher& watcher) {
+                                   const InferBenchOptions& options, const InferBenchWatcher& watcher,
+                                   InferBenchRoom* room) {
   if (auto fine = check_infer_bench(options); !fine) return tl::make_unexpected(fine.error());
-  return Bench(decoder, backend, team, bytes_per_token, options, watcher).run();
+  return Bench(decoder, backend, team, bytes_per_token, options, watcher, room).run();
 }
 
 }  // namespace quern

@@ -36,6 +36,15 @@ struct InferBenchOptions {
   /// Room in the cache that the largest row needs, in whole pages.
   [[nodiscard]] std::int64_t cache_tokens() const;
   [[nodiscard]] std::int64_t most_sequences() const;
+  /// The same with an InferBenchRoom: every row of decode has its own sequences.
+  [[nodiscard]] std::int64_t kept_cache_tokens() const;
+  [[nodiscard]] std::int64_t kept_sequences() const;
+};
+
+/// Sequences of the rows of decode that stay in a decoder's cache from one bench_inference() to the next with the same
+/// options, so that a cache is filled to its depth once and not for every call.
+struct InferBenchRoom {
+  std::vector<std::vector<KvCache::SequenceId>> rows;
 };
 
 /// What the machine does on the same threads. 0 where there is no such thing.
@@ -106,9 +115,10 @@ struct InferBench {
 /// Runs every row on `decoder`, which needs options.context_tokens(), cache_tokens() and most_sequences(), and whose cache
 /// must be empty; it is again after. `bytes_per_token` as LoadedModel says. Tokens are random, so that experts are chosen
 /// as for random text. The machine is measured before the first round, between rounds and after the last; its memory also
-/// about every second of decode. Errors: those of check_infer_bench() and of the decoder.
+/// about every second of decode. With a `room` the decoder needs kept_cache_tokens() and kept_sequences(), and the cache
+/// keeps the room's sequences. Errors: those of check_infer_bench() and of the decoder.
 [[nodiscard]] Result<InferBench> bench_inference(Decoder& decoder, const Backend& backend, ThreadTeam& team,
                                                  std::size_t bytes_per_token, const InferBenchOptions& options,
-                                                 const InferBenchWatcher& watcher = {});
+                                                 const InferBenchWatcher& watcher = {}, InferBenchRoom* room = nullptr);
 
 }  // namespace quern

@@ -114,6 +114,29 @@ void read_cores(hwloc_topology_t topology, MachineTopology& machine) {
   }
 }
 
+std::vector<ProcessorPlace> read_places(hwloc_topology_t topology) {
+  std::vector<ProcessorPlace> places;
+  const auto number = [&](hwloc_obj_t processor, hwloc_obj_type_t type) {
+    const hwloc_obj_t object = hwloc_get_ancestor_obj_by_type(topology, type, processor);
+    return object == nullptr ? -1 : static_cast<int>(object->logical_index);
+  };
+  for (hwloc_obj_t processor = nullptr;
+       (processor = hwloc_get_next_obj_by_type(topology, HWLOC_OBJ_PU, processor)) != nullptr;) {
+    ProcessorPlace place{.processor = static_cast<int>(processor->os_index),
+                         .core = number(processor, HWLOC_OBJ_CORE),
+                         .last_cache = number(processor, HWLOC_OBJ_L3CACHE),
+                         .package = number(processor, HWLOC_OBJ_PACKAGE)};
+    if (place.last_cache < 0) place.last_cache = number(processor, HWLOC_OBJ_L2CACHE);
+    for (hwloc_obj_t node = nullptr; (node = hwloc_get_next_obj_by_type(topology, HWLOC_OBJ_NUMANODE, node)) != nullptr;) {
+      if (place.numa_node < 0 && hwloc_bitmap_isset(node->cpuset, processor->os_index) != 0) {
+        place.numa_node = static_cast<int>(node->logical_index);
+      }
+    }
+    places.push_back(place);
+  }
+  return places;
+}
+
 Result<void> choose_source(hwloc_topology_t topology, const TopologySource& source) {
   if (!source.synthetic.empty()) {
     if (hwloc_topology_set_synthetic(topology, source.synthetic.c_str()) != 0) {
@@ -163,6 +186,7 @@ Result<MachineTopology> read_topology(const TopologySource& source) {
   machine.caches = read_caches(raw);
   machine.core_kinds = read_core_kinds(raw);
   read_cores(raw, machine);
+  machine.places = read_places(raw);
   return machine;
 }
 

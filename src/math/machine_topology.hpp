@@ -34,16 +34,26 @@ struct CoreKind {
   std::string type;        ///< "IntelCore", "IntelAtom", ...; empty: not known
 };
 
+/// Where one logical processor sits. Groups are numbered from 0 in hwloc's order; -1: the topology has none.
+struct ProcessorPlace {
+  int processor = 0;    ///< the system's number
+  int core = -1;        ///< SMT siblings share it
+  int last_cache = -1;  ///< the cache of the highest level among 2 and 3 that it shares or has
+  int numa_node = -1;   ///< the nearest
+  int package = -1;
+};
+
 struct MachineTopology {
   std::string processor;  ///< the package's model as the system names it; empty: not known
   std::int64_t logical_processors = 0;
   std::int64_t cores = 0;
   std::int64_t packages = 0;
-  std::int64_t threads_per_core = 0;  ///< the most of any core
-  std::vector<NumaNode> numa_nodes;   ///< by index
-  std::vector<CacheReport> caches;    ///< by level
-  std::vector<CoreKind> core_kinds;   ///< empty where all are alike or nothing is known
-  std::vector<std::string> siblings;  ///< logical processors of each core, such as "0,16", in hwloc's order
+  std::int64_t threads_per_core = 0;   ///< the most of any core
+  std::vector<NumaNode> numa_nodes;    ///< by index
+  std::vector<CacheReport> caches;     ///< by level
+  std::vector<CoreKind> core_kinds;    ///< empty where all are alike or nothing is known
+  std::vector<std::string> siblings;   ///< logical processors of each core, such as "0,16", in hwloc's order
+  std::vector<ProcessorPlace> places;  ///< of every logical processor, neighbours next to each other
 
   /// The size of one data or unified cache of this level, the largest where they differ; 0: there is none.
   [[nodiscard]] std::uint64_t cache_bytes(int level) const;

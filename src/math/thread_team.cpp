@@ -7,10 +7,12 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <climits>
 #include <cmath>
 #include <thread>
+#include <utility>
 
 #include "math/container_limits.hpp"
 #include "math/operation_profile.hpp"
@@ -140,19 +142,64 @@ std::int64_t team_claim(TeamShared& shared, std::uint64_t loop) {
 
 namespace {
 
-/// Processors in this process's affinity mask. Masks wider than cpu_set_t (1024) are left to the C++ library's count.
+/// An affinity mask of the system, wide enough for 8192 processors: what Linux is built for at most.
+struct ProcessorMask {
+  std::array<cpu_set_t, 8> sets{};
+
+  bool read() { return sched_getaffinity(0, sizeof sets, sets.data()) == 0; }
+  bool apply() const { return sched_setaffinity(0, sizeof sets, sets.data()) == 0; }
+  void add(int processor) { CPU_SET_S(static_cast<std::size_t>(processor), sizeof sets, sets.data()); }
+  [[nodiscard]] bool has(int processor) const {
+    return CPU_ISSET_S(static_cast<std::size_t>(processor), sizeof sets, sets.data()) != 0;
+  }
+  static constexpr int kProcessors = 8 * CPU_SETSIZE;
+};
+
+/// What a thread is bound to. The mask is what it had before, and gets back.
+struct Binding {
+  int processor = -1;  // -1: not bound by a team
+  ProcessorMask before;
+};
+thread_local constinit Binding binding;
+
+/// Binds the calling thread to a processor; -1 gives it its own mask back.
+void bind_to(int processor) {
+  if (processor == binding.processor) return;
+  if (processor < 0) {
+    binding.before.apply();
+    binding.processor = -1;
+    return;
+  }
+  if (processor >= ProcessorMask::kProcessors) return;
+  if (binding.processor < 0 && !binding.before.read()) return;
+  ProcessorMask one;
+  one.add(processor);
+  if (one.apply()) binding.processor = processor;
+}
+
 int affinity_count() {
-  cpu_set_t set;
-  CPU_ZERO(&set);
-  if (sched_getaffinity(0, sizeof set, &set) == 0) return std::max(1, CPU_COUNT(&set));
-  return std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+  const std::vector<int> processors = allowed_processors();
+  return processors.empty() ? std::max(1, static_cast<int>(std::thread::hardware_concurrency()))
+                            : static_cast<int>(processors.size());
 }
 
 }  // namespace
 
-ThreadTeam::ThreadTeam(int threads) : shared_(std::make_unique<internal::TeamShared>()), size_(std::max(1, threads)) {
+std::vector<int> allowed_processors() {
+  std::vector<int> processors;
+  ProcessorMask mask;
+  if (!mask.read()) return processors;
+  for (int i = 0; i < ProcessorMask::kProcessors; ++i) {
+    if (mask.has(i)) processors.push_back(i);
+  }
+  return processors;
+}
+
+ThreadTeam::ThreadTeam(int threads, std::vector<int> processors)
+    : shared_(std::make_unique<internal::TeamShared>()), size_(std::max(1, threads)), processors_(std::move(processors)) {
   // With more members than processors a spinning member would hold the core that the last one to arrive needs.
   shared_->may_spin = size_ <= default_thread_count();
+  processors_.resize(processors_.empty() ? 0 : static_cast<std::size_t>(size_), -1);
 }
 
 ThreadTeam::~ThreadTeam() = default;
@@ -160,24 +207,30 @@ ThreadTeam::ThreadTeam(ThreadTeam&&) noexcept = default;
 ThreadTeam& ThreadTeam::operator=(ThreadTeam&&) noexcept = default;
 
 void ThreadTeam::run_erased(void (*body)(void* context, TeamMember& member), void* context) {
+  const int* const processors = processors_.empty() ? nullptr : processors_.data();
   if (size_ == 1) {
     TeamMember alone;
+    if (processors == nullptr) return body(context, alone);  // perhaps inside another team's task: nothing is changed
+    bind_to(processors[0]);
     body(context, alone);
+    bind_to(-1);
     return;
   }
   internal::TeamShared* const shared = shared_.get();
   // Not the tag of loop 0, with which every run begins.
   shared->claims.store(internal::kLoopMask << internal::kTaskBits, std::memory_order_relaxed);
-#pragma omp parallel num_threads(size_) default(none) firstprivate(body, context, shared)
+#pragma omp parallel num_threads(size_) default(none) firstprivate(body, context, shared, processors)
   {
     TeamMember member;
     member.shared_ = shared;
     member.index_ = omp_get_thread_num();
     // OpenMP may give fewer threads than asked for (OMP_THREAD_LIMIT, or a run inside another parallel region).
     member.count_ = omp_get_num_threads();
+    bind_to(processors == nullptr ? -1 : processors[member.index_]);
     body(context, member);
     // Wait here rather than in OpenMP's barrier at the end of the region, which spins for milliseconds.
     member.barrier();
+    if (member.index_ == 0) bind_to(-1);  // the caller goes on as it came
   }
 }
 

@@ -7,6 +7,7 @@
 #include <optional>
 #include <type_traits>
 #include <utility>
+#include <vector>
 
 namespace quern {
 
@@ -95,13 +96,18 @@ class TeamMember {
 /// Owns the threads' shared state. Not itself thread-safe: one run() at a time.
 class ThreadTeam {
  public:
-  /// `threads` >= 1. Threads are OpenMP's and are created at the first run().
-  explicit ThreadTeam(int threads);
+  /// `threads` >= 1. Threads are OpenMP's and are created at the first run(). `processors`: where each thread runs, by the
+  /// system's numbers (thread_placement.hpp); empty: where the system likes. The calling thread is bound for the length of
+  /// a run() only; the others stay where they are put until a team without processors runs on them. A processor that the
+  /// system refuses leaves its thread where it was.
+  explicit ThreadTeam(int threads, std::vector<int> processors = {});
   ~ThreadTeam();
   ThreadTeam(ThreadTeam&&) noexcept;
   ThreadTeam& operator=(ThreadTeam&&) noexcept;
 
   [[nodiscard]] int size() const { return size_; }
+  /// Of each thread; empty: threads are not bound.
+  [[nodiscard]] const std::vector<int>& processors() const { return processors_; }
 
   /// Runs `body(TeamMember&)` on every thread of the team and returns when all are done. `body` must not throw.
   template <class Body>
@@ -114,7 +120,11 @@ class ThreadTeam {
   void run_erased(void (*body)(void* context, TeamMember& member), void* context);
   std::unique_ptr<internal::TeamShared> shared_;
   int size_ = 1;
+  std::vector<int> processors_;
 };
+
+/// Logical processors that the calling thread may run on, ascending; empty where the system does not say.
+[[nodiscard]] std::vector<int> allowed_processors();
 
 /// Threads to use when nothing is said: the processors in this process's affinity mask, cut by the container's CPU quota
 /// (cgroup v1 and v2), at least 1.

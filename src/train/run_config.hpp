@@ -8,7 +8,9 @@
 #include <string_view>
 #include <vector>
 
+#include "math/numa_policy.hpp"
 #include "math/result.hpp"
+#include "math/thread_placement.hpp"
 #include "model/model_config.hpp"
 #include "model/weights.hpp"
 
@@ -35,6 +37,12 @@ enum class CooldownShape : std::uint8_t {
   linear,
   sqrt  ///< 1 - sqrt
 };
+enum class AffinityKind : std::uint8_t {
+  automatic,  ///< none, unless `quern tune` found another
+  none,       ///< the others as in math/thread_placement.hpp
+  compact,
+  spread
+};
 
 /// Values as the words of YAML: "shuffled", "isolate", "auto", "eigen", ...
 [[nodiscard]] std::string_view to_word(WindowOrder order);
@@ -44,6 +52,8 @@ enum class CooldownShape : std::uint8_t {
 [[nodiscard]] std::string_view to_word(OptimizerKind kind);
 [[nodiscard]] std::string_view to_word(ScheduleKind kind);
 [[nodiscard]] std::string_view to_word(CooldownShape shape);
+[[nodiscard]] std::string_view to_word(AffinityKind affinity);
+[[nodiscard]] std::string_view to_word(NumaPolicy policy);
 
 struct DataConfig {
   std::string corpus;  ///< prepared HDF5 file
@@ -104,6 +114,8 @@ struct SystemConfig {
   BackendKind backend = BackendKind::kernels;
   bool fused = true;  ///< false: see Backend::fused
   bool arena = true;  ///< false: a micro-batch's buffers are allocated for it, each in memory of its own
+  AffinityKind affinity = AffinityKind::automatic;
+  NumaPolicy numa = NumaPolicy::local;
 };
 
 struct RunConfig {
@@ -119,6 +131,8 @@ struct RunConfig {
   std::map<std::string, std::string, std::less<>> origins;
 
   [[nodiscard]] std::int64_t context() const { return train.context > 0 ? train.context : model.context; }
+  /// What system.affinity comes to.
+  [[nodiscard]] Affinity affinity() const;
   /// `message` with the key and the place it was given at in front: "run.yaml:3:11: key `data.corpus`: MESSAGE".
   [[nodiscard]] std::string at_key(std::string_view key, std::string_view message) const;
 };

@@ -22,6 +22,22 @@ std::string_view to_word(BackendKind backend) { return backend == BackendKind::k
 std::string_view to_word(OptimizerKind kind) { return kind == OptimizerKind::adamw ? "adamw" : "muon"; }
 std::string_view to_word(ScheduleKind kind) { return kind == ScheduleKind::cosine ? "cosine" : "wsd"; }
 std::string_view to_word(CooldownShape shape) { return shape == CooldownShape::linear ? "linear" : "sqrt"; }
+std::string_view to_word(AffinityKind affinity) {
+  switch (affinity) {
+    case AffinityKind::automatic:
+      return "auto";
+    case AffinityKind::none:
+      return "none";
+    case AffinityKind::compact:
+      return "compact";
+    case AffinityKind::spread:
+      return "spread";
+  }
+  return "unknown";
+}
+std::string_view to_word(NumaPolicy policy) { return numa_policy_name(policy); }
+
+Affinity RunConfig::affinity() const { return affinity_named(to_word(system.affinity)).value_or(Affinity::none); }
 
 namespace internal {
 
@@ -34,6 +50,8 @@ constexpr std::array kBackends{BackendKind::kernels, BackendKind::eigen};
 constexpr std::array kOptimizers{OptimizerKind::adamw, OptimizerKind::muon};
 constexpr std::array kSchedules{ScheduleKind::cosine, ScheduleKind::wsd};
 constexpr std::array kCooldowns{CooldownShape::linear, CooldownShape::sqrt};
+constexpr std::array kAffinities{AffinityKind::automatic, AffinityKind::none, AffinityKind::compact, AffinityKind::spread};
+constexpr std::array kNumaPolicies{NumaPolicy::local, NumaPolicy::interleave};
 
 /// A key whose words are to_word of the enumerators in `All`; `Member` is a captureless function to the field.
 template <const auto& All, auto Member>
@@ -235,6 +253,13 @@ void add_system_keys(std::vector<RunKey>& keys) {
        "false, to measure: what follows a product, the loss and packing are passes of their own", "", false});
   add({"system.arena", BooleanKey{QUERN_FIELD(system.arena)},
        "false, to measure: each buffer of a micro-batch is allocated for it", "", false});
+  add({"system.affinity", choice<kAffinities, QUERN_FIELD(system.affinity)>(),
+       "of threads: compact: neighbouring cores, one package first; spread: over packages and caches; auto: what `quern "
+       "tune` "
+       "found, else none",
+       "", false});
+  add({"system.numa", choice<kNumaPolicies, QUERN_FIELD(system.numa)>(),
+       "of memory that is touched first: on the thread's NUMA node, or taking turns over the nodes", "", false});
 }
 
 #undef QUERN_FIELD

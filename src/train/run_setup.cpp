@@ -29,6 +29,11 @@ Result<RunDecisions> decide_run(RunConfig& run) {
   decisions.isa = std::string(isa_name((*kernels)->isa)) + (decisions.backend.eigen ? ", products by Eigen" : "");
   if (run.system.threads == 0) run.system.threads = default_thread_count();
 
+  if (run.system.affinity == AffinityKind::automatic) run.system.affinity = AffinityKind::none;
+  auto processors = place_threads_here(static_cast<int>(run.system.threads), run.affinity());
+  if (!processors) return tl::make_unexpected(processors.error());
+  decisions.processors = std::move(*processors);
+
   decisions.precision_reason = "chosen by `train.precision`";
   if (run.train.precision == Precision::automatic) {
     const bool faster = preferred_compute(decisions.backend) == ComputeType::bf16;
@@ -41,6 +46,14 @@ Result<RunDecisions> decide_run(RunConfig& run) {
 }
 
 Placement pass_buffers(const RunConfig& run) { return run.system.arena ? Placement::arena : Placement::apart; }
+
+Result<void> use_memory_policy(const RunConfig& run) {
+  if (run.system.numa == NumaPolicy::local) return {};  // what the system does unasked
+  const auto plan = plan_numa_here(run.system.numa);
+  if (!plan) return tl::make_unexpected(plan.error());
+  ThreadTeam team(static_cast<int>(run.system.threads));
+  return apply_numa(team, *plan);
+}
 
 std::size_t memory_limit(const RunConfig& run) {
   return run.system.memory_limit_mib > 0 ? static_cast<std::size_t>(run.system.memory_limit_mib) << 20
@@ -100,7 +113,12 @@ Result<RunSetup> set_up_run(const RunConfig& requested, bool resume) {
   plan.program_bytes = peak_resident_bytes();
   plan.memory_limit_bytes = memory_limit(run);
   plan.run = std::move(run);
-  return RunSetup{std::move(plan), decisions->backend, decisions->compute, std::move(*batches), std::move(*memory)};
+  return RunSetup{.plan = std::move(plan),
+                  .backend = decisions->backend,
+                  .compute = decisions->compute,
+                  .processors = std::move(decisions->processors),
+                  .batches = std::move(*batches),
+                  .memory = std::move(*memory)};
 }
 
 Result<TrainingPlan> plan_training(const RunConfig& run, bool resume) {

@@ -52,7 +52,7 @@ class Bench {
         run_(bench.run),
         decisions_(decisions),
         memory_(memory),
-        team_(static_cast<int>(run_.system.threads)),
+        team_(static_cast<int>(run_.system.threads), decisions.processors),
         step_(team_, decisions.backend, memory, run_.optimizer, bench.tokens_per_step) {
     std::mt19937_64 random(run_.train.seed);
     for (Batch& batch : batches_) batch = random_batch(run_, random);
@@ -162,6 +162,7 @@ Result<StepBench> bench_steps(const RunConfig& requested, const StepBenchOptions
   bench.parameters = memory->layout().parameter_count();
   bench.tokens_per_step = shape.rows * run.train.accumulation;
   bench.flops_per_token = train_flops_per_token(run.model, run.context());
+  if (auto applied = use_memory_policy(run); !applied) return tl::make_unexpected(applied.error());
   if (auto allocated = memory->allocate(); !allocated) return tl::make_unexpected(allocated.error());
 
   Bench work(bench, *decisions, *memory);
@@ -181,7 +182,7 @@ Result<StepBench> bench_steps(const RunConfig& requested, const StepBenchOptions
     work.record_to(&*bench.profile);
   }
   for (std::int64_t round = 0; round < options.rounds && !stop(); ++round) {
-    work.measure_peaks();
+    if (options.peaks) work.measure_peaks();
     std::vector<double>& seconds_of_round = bench.step_seconds.emplace_back();
     seconds_of_round.reserve(static_cast<std::size_t>(bench.steps_per_round));
     for (std::int64_t i = 0; i < bench.steps_per_round && !bench.stopped; ++i) {
@@ -191,7 +192,7 @@ Result<StepBench> bench_steps(const RunConfig& requested, const StepBenchOptions
       if (i + 1 < bench.steps_per_round && stop()) bench.step_seconds.pop_back();
     }
   }
-  work.measure_peaks();
+  if (options.peaks) work.measure_peaks();
   bench.resident_peak = peak_resident_bytes();
   return bench;
 }

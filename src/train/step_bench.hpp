@@ -18,6 +18,7 @@ struct StepBenchOptions {
   std::int64_t warmup_steps = 2;  ///< before the first round, not counted
   std::int64_t steps = 0;         ///< of a round; 0: as many as take about a second
   std::int64_t rounds = 5;
+  bool peaks = true;  ///< whether the machine is measured between rounds; without, there are no peaks
   bool profile = false;
   /// Asked after each step; true ends the benchmark with the complete rounds. Empty: never.
   std::function<bool()> stop{};

@@ -38,7 +38,7 @@ class TrainerImpl final : public Trainer {
         run_(setup_.plan.run),
         options_(options),
         events_(std::move(events)),
-        team_(static_cast<int>(run_.system.threads)),
+        team_(static_cast<int>(run_.system.threads), setup_.processors),
         training_step_(team_, setup_.backend, setup_.memory, run_.optimizer, setup_.plan.tokens_per_step),
         schedule_(learning_rate_schedule(run_.optimizer, run_.train.steps)) {
     training_step_.record_to(options_.profile);
@@ -60,6 +60,7 @@ class TrainerImpl final : public Trainer {
     if (!folder) return tl::make_unexpected(folder.error());
     folder_ = std::make_unique<RunFolder>(std::move(*folder));
     TrainingMemory& memory = setup_.memory;
+    if (auto applied = use_memory_policy(run_); !applied) return applied;
     if (auto allocated = memory.allocate(); !allocated) return allocated;
     if (options_.resume) {
       if (auto read = read_newest(); !read) return read;

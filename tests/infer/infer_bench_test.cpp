@@ -282,5 +282,39 @@ TEST(InferBench, SaysWhatItNeeds) {
   EXPECT_EQ(prefill.cache_tokens(), (100 + kPageTokens - 1) / kPageTokens * kPageTokens);
 }
 
+TEST(InferBench, AKeptCacheIsFilledOnce) {
+  const InferBenchOptions options{
+      .prompts = {}, .depths = {0, 20}, .sequences = {1, 2}, .decode_tokens = 3, .warmup = 0, .rounds = 1};
+  const NamedModel model = tiny_models().front();
+  const ModelHarness harness(model.config, {supported_kernels().front(), false}, ComputeType::f32, 1, 80);
+  ThreadTeam team(1);
+  auto decoder = Decoder::create(harness.backend, harness.weights, team,
+                                 {.batch_tokens = 8,
+                                  .context_tokens = options.context_tokens(),
+                                  .sequences = options.kept_sequences(),
+                                  .cache_tokens = options.kept_cache_tokens()});
+  ASSERT_TRUE(decoder) << decoder.error().message;
+  InferBenchRoom room;
+  const auto tokens_of_a_call = [&] {
+    std::int64_t tokens = 0, row = 0;
+    const auto bench = bench_inference(**decoder, harness.backend, team, 1000, options,
+                                       {.progress =
+                                            [&](std::string_view, std::int64_t done, std::int64_t) {
+                                              tokens += done == 0 ? 0 : done - row;
+                                              row = done;
+                                            },
+                                        .machine = [](bool) { return MachineRates{}; }},
+                                       &room);
+    EXPECT_TRUE(bench) << bench.error().message;
+    EXPECT_EQ(bench ? bench->rows.size() : 0, 4U);
+    return tokens;
+  };
+  EXPECT_EQ(tokens_of_a_call(), (1 + 2) * 20 + 2 * (1 + 2) * 3);
+  EXPECT_EQ(tokens_of_a_call(), 2 * (1 + 2) * 3) << "only what is timed";
+  ASSERT_EQ(room.rows.size(), 4U);
+  EXPECT_EQ(room.rows[3].size(), 2U);
+  EXPECT_EQ((*decoder)->cache().length(room.rows[3][1]), 23);
+}
+
 }  // namespace
 }  // namespace quern
