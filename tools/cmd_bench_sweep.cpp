@@ -30,8 +30,8 @@ struct Output {
 struct InferArguments {
   ModelOptions model;
   std::string shape;
-  std::vector<std::string> types, isas, kv_types{"auto"}, affinities{"none"}, numas{"local"}, pages{"off"};
-  std::vector<std::int64_t> threads{0}, batches{512}, prompts{128}, depths{0}, sequences{1};
+  std::vector<std::string> types, isas, kv_types{"auto"}, affinities{"none"}, numas{"local"}, pages{"off"}, weights{"auto"};
+  std::vector<std::int64_t> threads{0}, batches{512}, task_bytes{0}, block_rows{0}, prompts{128}, depths{0}, sequences{1};
   std::int64_t decode = 16;
   std::uint64_t seed = 1337;
   Output output;
@@ -120,6 +120,12 @@ Result<std::vector<const KernelTable*>> instruction_sets(const std::vector<std::
   return tables;
 }
 
+BlockSizes blocks_of(std::int64_t task_bytes, std::int64_t block_rows) {
+  BlockSizes blocks{.block_rows = block_rows};
+  if (task_bytes > 0) blocks.task_bytes = task_bytes;
+  return blocks;
+}
+
 /// All combinations, none twice. NUMA policies that come to the same here count as one; `remark` says so.
 Result<std::vector<InferSetting>> infer_settings(const InferArguments& arguments, std::string& remark) {
   const auto tables = instruction_sets(arguments.isas);
@@ -144,13 +150,16 @@ Result<std::vector<InferSetting>> infer_settings(const InferArguments& arguments
                                .threads = threads > 0 ? threads : default_thread_count(),
                                .affinity = affinity_named(arguments.affinities[at[5]]).value_or(Affinity::none),
                                .kv_type = arguments.kv_types[at[6]],
-                               .batch_tokens = arguments.batches[at[7]]};
+                               .batch_tokens = arguments.batches[at[7]],
+                               .weights = arguments.weights[at[8]],
+                               .blocks = blocks_of(arguments.task_bytes[at[9]], arguments.block_rows[at[10]])};
     if (std::find(settings.begin(), settings.end(), setting) == settings.end()) settings.push_back(setting);
     return {};
   };
   const auto done =
       for_combinations({types.size(), arguments.pages.size(), numas.size(), tables->size(), arguments.threads.size(),
-                        arguments.affinities.size(), arguments.kv_types.size(), arguments.batches.size()},
+                        arguments.affinities.size(), arguments.kv_types.size(), arguments.batches.size(),
+                        arguments.weights.size(), arguments.task_bytes.size(), arguments.block_rows.size()},
                        add);
   if (!done) return tl::make_unexpected(done.error());
   return settings;
@@ -297,6 +306,12 @@ void add_sweep_infer(CLI::App& sweep, Command& command) {
   words("--affinity", arguments->affinities, "Of threads: none, compact, spread", {"none", "compact", "spread"});
   words("--kv-type", arguments->kv_types, "Of the KV cache", {"auto", "f32", "f16", "bf16", "q8_0", "q4_0"});
   numbers("--batch", arguments->batches, "Tokens of a prompt that are computed together", 1, kMaxBenchTokens);
+  words("--weights", arguments->weights, "Where they lie; auto: with --shape mapped, else as with `quern run`",
+        {"auto", "mapped", "interleaved", "cached"});
+  numbers("--task-bytes", arguments->task_bytes, "Of weights that a thread takes at a time in decode; 0: the default", 0,
+          BlockSizes::kMostTaskBytes);
+  numbers("--block-rows", arguments->block_rows,
+          "Tokens of a prompt for which a thread reads weights once; 0: by the kernels", 0, BlockSizes::kMostBlockRows);
   numbers("--prompt", arguments->prompts, "Lengths of prompts; 0: none", 0, kMaxBenchTokens);
   numbers("--depth", arguments->depths, "Tokens that sequences have before decode: the context", 0, kMaxBenchTokens);
   numbers("--sequences", arguments->sequences, "Sequences decoded together", 1, kMaxBenchTokens);

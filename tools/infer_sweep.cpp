@@ -4,6 +4,8 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <filesystem>
+#include <system_error>
 #include <utility>
 
 #include "infer/random_weights.hpp"
@@ -40,6 +42,9 @@ ModelOptions options_of(const ModelOptions& model, const InferSetting& setting) 
   options.kv_type = setting.kv_type;
   options.affinity = std::string(affinity_name(setting.affinity));
   options.numa = std::string(numa_policy_name(setting.numa));
+  options.weights = setting.weights;
+  options.task_bytes = setting.blocks.task_bytes;
+  options.block_rows = setting.blocks.block_rows;
   return options;
 }
 
@@ -59,16 +64,26 @@ Decoder::Limits InferSweep::limits(const InferSetting& setting) const {
           .cache_tokens = work_.kept_cache_tokens()};
 }
 
-/// A file's weights may be packed for their instruction set; random ones are the same for all.
+/// A file's weights may be packed or interleaved for their instruction set; random ones that are not are the same for all.
 bool InferSweep::same_weights(const InferSetting& a, const InferSetting& b) const {
-  return a.type == b.type && a.huge_pages == b.huge_pages && a.numa == b.numa &&
-         (!subject_.shape.empty() || a.kernels == b.kernels);
+  return a.type == b.type && a.huge_pages == b.huge_pages && a.numa == b.numa && a.weights == b.weights &&
+         ((!subject_.shape.empty() && a.weights != "interleaved") || a.kernels == b.kernels);
 }
 
 Result<bool> InferSweep::all_fit(const std::vector<InferSetting>& settings) const {
-  if (subject_.shape.empty()) return true;  // files are mapped
-  std::size_t bytes = 0;
+  std::size_t bytes = 0, copies = 0;
   for (std::size_t i = 0; i < settings.size(); ++i) {
+    if (subject_.shape.empty()) {  // a file's weights take memory where they are interleaved, and for auto should be
+      const auto before = settings.begin() + static_cast<std::ptrdiff_t>(i);
+      const bool shared =
+          std::any_of(settings.begin(), before, [&](const InferSetting& s) { return same_weights(s, settings[i]); });
+      if (shared || settings[i].weights == "mapped" || settings[i].weights == "cached") continue;
+      std::error_code unknown;
+      const std::uintmax_t size = std::filesystem::file_size(subject_.model.model, unknown);
+      if (!unknown) bytes += static_cast<std::size_t>(size);
+      ++copies;
+      continue;
+    }
     const auto needs = random_model_needs(options_of(subject_.model, settings[i]),
                                           {.shape = subject_.shape, .type = settings[i].type}, limits(settings[i]));
     if (!needs) return tl::make_unexpected(needs.error());
@@ -79,6 +94,7 @@ Result<bool> InferSweep::all_fit(const std::vector<InferSetting>& settings) cons
     if (!shared) bytes += needs->weight_bytes;
   }
   const std::uint64_t usable = read_available_memory(read_container_limits()).usable_bytes;
+  if (subject_.shape.empty() && copies < 2) return true;  // one copy is loading's to refuse
   return usable == 0 || bytes <= usable;
 }
 
@@ -135,6 +151,7 @@ Result<void> InferSweep::add_player(const InferSetting& setting, std::int64_t de
     SweepRow& row = rows_[first_row + i];
     for (auto& [name, value] : row.settings) {
       if (name == "KV type") value = kv_type_name(kv_type);
+      if (name == "weights") value = placement_name(loaded.placement());
       if (name == "type" && loaded.random_weights() != nullptr) value = loaded.random_weights()->mix();
     }
     const bool prefill = i < work_.prompts.size();
@@ -164,6 +181,9 @@ void InferSweep::add_rows(const InferSetting& setting) {
                     {"huge pages", subject_.shape.empty() ? ""
                                    : setting.huge_pages   ? "on"
                                                           : "off"},
+                    {"weights", setting.weights},
+                    {"task bytes", std::to_string(setting.blocks.task_bytes)},
+                    {"block rows", std::to_string(setting.blocks.block_rows)},
                     {"KV type", setting.kv_type},
                     {"batch", std::to_string(setting.batch_tokens)},
                     {"prompt", prefill ? std::to_string(prompt) : ""},

@@ -28,6 +28,8 @@ struct InferSetting {
   Affinity affinity = Affinity::none;
   std::string kv_type = "auto";
   std::int64_t batch_tokens = 512;  ///< of a prompt that are computed together
+  std::string weights = "auto";     ///< where they lie, as --weights says; with a shape auto is mapped
+  BlockSizes blocks = {};
 
   bool operator==(const InferSetting&) const = default;
 };
@@ -40,8 +42,8 @@ struct SweepSubject {
 };
 
 /// Owns the models that it has loaded, and keeps them for the next measure(). Settings that take the same weights share
-/// them; where all weights, caches and working memory fit what this process may take, all settings take turns, else those of
-/// one set of weights after those of another.
+/// them (interleaved ones only with the same instruction set); where all weights, caches and working memory fit what this
+/// process may take, all settings take turns, else those of one set of weights after those of another.
 class InferSweep {
  public:
   /// `work`: prompts, depths, sequences and tokens to decode; its warm-up and rounds are not used.

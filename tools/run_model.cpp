@@ -60,6 +60,11 @@ void catch_signal(int signal) {
   sigaction(signal, &action, nullptr);
 }
 
+/// Accepts 0 and [least, most].
+CLI::Validator zero_or(std::int64_t least, std::int64_t most) {
+  return CLI::Range(std::int64_t{0}, std::int64_t{0}) | CLI::Range(least, most);
+}
+
 }  // namespace
 
 Result<std::optional<ElementType>> kv_type_of(const std::string& word) {
@@ -78,11 +83,14 @@ void add_model_options(CLI::App& command, ModelOptions& options) {
       ->capture_default_str();
   command
       .add_option("--affinity", options.affinity,
-                  "Of threads: none, compact (neighbouring cores, one package first) or spread (over packages and caches)")
-      ->check(CLI::IsMember({"none", "compact", "spread"}))
+                  "Of threads: none, compact (neighbouring cores, one package first) or spread (over packages and caches); "
+                  "auto: none")
+      ->check(CLI::IsMember({"auto", "none", "compact", "spread"}))
       ->capture_default_str();
-  command.add_option("--numa", options.numa, "Of memory that is touched first: local, or interleave over the NUMA nodes")
-      ->check(CLI::IsMember({"local", "interleave"}))
+  command
+      .add_option("--numa", options.numa,
+                  "Of memory that is touched first: local, or interleave over the NUMA nodes; auto: local")
+      ->check(CLI::IsMember({"auto", "local", "interleave"}))
       ->capture_default_str();
   command.add_option("--precision", options.precision, "Of products; auto: the fastest that the weights' type allows")
       ->check(CLI::IsMember({"auto", "f32", "bf16"}))
@@ -99,6 +107,16 @@ void add_model_options(CLI::App& command, ModelOptions& options) {
       ->capture_default_str();
   command.add_flag("--read-ahead", options.read_ahead, "Read mapped weights from the disk before anything else");
   command.add_flag("--mlock", options.lock, "Lock weights in memory");
+  command
+      .add_option("--task-bytes", options.task_bytes,
+                  fmt::format("Of weights that a thread takes at a time in decode; 0: {}", BlockSizes{}.task_bytes))
+      ->check(zero_or(BlockSizes::kLeastTaskBytes, BlockSizes::kMostTaskBytes))
+      ->capture_default_str();
+  command
+      .add_option("--block-rows", options.block_rows,
+                  "Tokens of a prompt for which a thread reads weights once; 0: 256, of weights that are decoded first 512")
+      ->check(zero_or(BlockSizes::kLeastBlockRows, BlockSizes::kMostBlockRows))
+      ->capture_default_str();
   command.add_option("--backend", options.backend, "Who computes products")
       ->check(CLI::IsMember({"kernels", "eigen"}))
       ->capture_default_str();
@@ -140,6 +158,8 @@ Result<std::unique_ptr<RunningModel>> prepare_run(const ModelOptions& options) {
   auto running = std::make_unique<RunningModel>(threads, *processors);
   if (auto applied = use_numa(running->team, options.numa); !applied) return tl::make_unexpected(applied.error());
   running->backend = {.kernels = *kernels, .eigen = options.backend == "eigen", .fused = !options.no_fused};
+  if (options.task_bytes > 0) running->backend.blocks.task_bytes = options.task_bytes;
+  running->backend.blocks.block_rows = options.block_rows;
   running->arena = !options.no_arena;
   running->kv_cache = !options.no_kv_cache;
   running->kv_type = *kv_type;

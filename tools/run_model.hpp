@@ -20,22 +20,24 @@ namespace quern::tools {
 /// Which model, and how it computes.
 struct ModelOptions {
   std::string model;
-  std::int64_t threads = 0;  ///< 0: default_thread_count()
+  std::int64_t threads = 0;  ///< 0: not given, as with the other zeros and "auto"
   std::string precision = "auto";
   std::string backend = "kernels";
   std::string kv_type = "auto";
   std::string weights = "auto";  ///< where a GGUF file's matrices lie
   bool read_ahead = false;
   bool lock = false;  ///< --mlock
-  std::string affinity = "none";
-  std::string numa = "local";
+  std::string affinity = "auto";
+  std::string numa = "auto";
+  std::int64_t task_bytes = 0, block_rows = 0;                   ///< of BlockSizes; 0: not given
   bool no_fused = false, no_arena = false, no_kv_cache = false;  ///< what is switched off, to measure what it gives
 };
 
 /// --no-fused, --no-arena and --no-kv-cache.
 void add_measuring_options(CLI::App& command, ModelOptions& options);
 
-/// MODEL, --threads, --affinity, --numa, --precision, --backend, --kv-type, --weights, --read-ahead and --mlock.
+/// MODEL, --threads, --affinity, --numa, --precision, --backend, --kv-type, --weights, --read-ahead, --mlock, --task-bytes
+/// and --block-rows.
 void add_model_options(CLI::App& command, ModelOptions& options);
 /// What --kv-type says; nothing for "auto".
 [[nodiscard]] Result<std::optional<ElementType>> kv_type_of(const std::string& word);

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <span>
 
 #include "math/dispatch.hpp"
@@ -9,6 +10,21 @@
 #include "math/thread_team.hpp"
 
 namespace quern {
+
+/// How much of a product a thread takes at a time. Changes speed and no bit of a result; `quern tune` measures which serve.
+struct BlockSizes {
+  /// Bytes of weights of a task where up to kFastRows rows meet blocks as they are (decode): long enough for hardware
+  /// prefetchers and against the cost of handing out tasks (some 6 us at 10 GB/s), short enough for an even end among
+  /// threads. kLeastTaskBytes to kMostTaskBytes.
+  std::int64_t task_bytes = 64 * 1024;
+  /// Most rows of x of a task where there are more (prefill, training): weights are read, and decoded, once for as many. 0:
+  /// what matmul_blocking.hpp says; else kLeastBlockRows to kMostBlockRows.
+  std::int64_t block_rows = 0;
+
+  static constexpr std::int64_t kLeastTaskBytes = 4 * 1024, kMostTaskBytes = 1024 * 1024;
+  static constexpr std::int64_t kLeastBlockRows = 16, kMostBlockRows = 2048;
+  bool operator==(const BlockSizes&) const = default;
+};
 
 /// Who computes products. `eigen` is the oracle of the tests and the fallback on other machines (`--backend eigen`); all
 /// else (norms, attention, ...) goes to `kernels` either way.
@@ -19,6 +35,7 @@ struct Backend {
   /// weights are passes of their own over whole buffers. f32 activations get the same bits; bf16 ones are rounded more
   /// often.
   bool fused = true;
+  BlockSizes blocks = {};
 };
 
 /// One thread's execution context. Functions that take an Exec& are called by every member of `member`'s team with the

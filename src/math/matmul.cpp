@@ -48,8 +48,11 @@ const ProductKernels& product_kernels(const Backend& backend, ComputeType comput
 
 ComputeType compute_of(ElementType type) { return type == ElementType::bf16 ? ComputeType::bf16 : ComputeType::f32; }
 
-/// Bytes of one kernel set's scratch, for products whose dimensions are all at most n.
-std::int64_t scratch_bytes(const ProductKernels& kernels, std::int64_t n) {
+/// The most rows of a task.
+std::int64_t most_task_rows(const Backend& backend) { return std::max(kMaxDecodedRows, backend.blocks.block_rows); }
+
+/// Bytes of one kernel set's scratch, for products whose dimensions are all at most n, and tasks of up to `task_rows` rows.
+std::int64_t scratch_bytes(const ProductKernels& kernels, std::int64_t n, std::int64_t task_rows) {
   const std::int64_t bytes = operand_bytes(kernels.operand);
   const std::int64_t depth = round_up(
       std::min(n, std::max({kernels.max_whole_depth, kernels.max_decoded_depth, internal::max_gradient_depth(kernels)})),
@@ -64,7 +67,7 @@ std::int64_t scratch_bytes(const ProductKernels& kernels, std::int64_t n) {
   const std::int64_t tile = kernels.tile_rows * kernels.panel_cols * 4;
   const std::int64_t sum_rows = round_up(n, kernels.tile_rows);
   const std::int64_t sums =
-      std::max(tile, std::min(kMaxDecodedSumBytes, sum_rows * cols * 4) + std::min(sum_rows, kMaxDecodedRows) * kSumPad * 4);
+      std::max(tile, std::min(kMaxDecodedSumBytes, sum_rows * cols * 4) + std::min(sum_rows, task_rows) * kSumPad * 4);
   return a + b + widened + sums + tile + 5 * static_cast<std::int64_t>(kBufferAlignment);
 }
 
@@ -170,9 +173,10 @@ void product(Exec& exec, ComputeType compute, const ConstMatrix& a, const RightS
   const bool converts = a.type != kernels.operand;
   const bool narrows = a.type == ElementType::f32 && kernels.operand == ElementType::bf16;
   const bool copies = converts || worth_copying(kernels, a, ceil_divide(out.cols, panel_cols));
-  const Blocking blocking =
-      internal::choose_blocking(kernels, out.rows, out.cols, k_total,
-                                {.depth_unit = depth_unit, .packed_b = !plain, .copied_a = copies}, exec.member.count() > 1);
+  const Blocking blocking = internal::choose_blocking(
+      kernels, out.rows, out.cols, k_total,
+      {.depth_unit = depth_unit, .packed_b = !plain, .copied_a = copies, .block_rows = exec.backend.blocks.block_rows},
+      exec.member.count() > 1);
   const std::int64_t block_cols = blocking.panels_per_block * panel_cols;
 
   ScratchCutter scratch(exec.scratch);
@@ -401,15 +405,16 @@ std::size_t matmul_scratch_bytes(const Backend& backend, std::int64_t max_rows, 
   if (backend.eigen) return 0;
   const std::int64_t n = std::max<std::int64_t>({max_rows, max_cols, 1});
   const MatmulKernels& matmul = *backend.kernels->matmul;
-  const std::int64_t bytes = std::max(
-      {scratch_bytes(matmul.f32, n), scratch_bytes(matmul.b16, n), internal::dot_scratch_bytes(max_rows, max_cols)});
+  const std::int64_t rows = most_task_rows(backend);
+  const std::int64_t bytes = std::max({scratch_bytes(matmul.f32, n, rows), scratch_bytes(matmul.b16, n, rows),
+                                       internal::dot_scratch_bytes(max_rows, max_cols)});
   return static_cast<std::size_t>(round_up(bytes, kBufferAlignment));
 }
 
 std::size_t narrowing_scratch_bytes(const Backend& backend, std::int64_t max_rows, std::int64_t max_inputs) {
   const ProductKernels& kernels = backend.kernels->matmul->b16;
   if (backend.eigen || kernels.operand != ElementType::bf16) return 0;
-  const std::int64_t rows = round_up(std::min(max_rows, kMaxDecodedRows), kernels.tile_rows);
+  const std::int64_t rows = round_up(std::min(max_rows, most_task_rows(backend)), kernels.tile_rows);
   const std::int64_t bytes = rows * narrowed_row_elements(kernels, max_inputs) * operand_bytes(kernels.operand);
   return static_cast<std::size_t>(round_up(bytes, kBufferAlignment));
 }

@@ -26,16 +26,17 @@ Blocking choose_blocking(const ProductKernels& kernels, std::int64_t rows, std::
   const std::int64_t tiles = ceil_divide(rows, kernels.tile_rows);
   const std::int64_t panels = ceil_divide(cols, kernels.panel_cols);
   const std::int64_t panel_bytes = b.depth * kernels.panel_cols * operand_bytes(kernels.operand);
-  const std::int64_t most_rows = places.packed_b ? kMaxRows : kMaxDecodedRows;
+  const std::int64_t most_rows = places.block_rows > 0 ? places.block_rows : places.packed_b ? kMaxRows : kMaxDecodedRows;
   const std::int64_t most_sum_bytes = places.packed_b ? kMaxSumBytes : kMaxDecodedSumBytes;
   std::int64_t most_tiles = std::max<std::int64_t>(1, most_rows / kernels.tile_rows);
   const bool fetched = places.packed_b && kernels.max_fetched_b_bytes > 0;
   const std::int64_t most_bytes = fetched ? kernels.max_fetched_b_bytes : kernels.max_b_bytes;
   std::int64_t most_panels = std::max<std::int64_t>(1, most_bytes / panel_bytes);
   if (fetched && places.copied_a) most_panels = std::max(most_panels, kMinPanelsPerCopy);
-  if (b.depths > 1)
-    most_panels =
-        std::min(most_panels, most_sum_bytes / (std::min(most_rows, tiles * kernels.tile_rows) * 4 * kernels.panel_cols));
+  if (b.depths > 1) {
+    const std::int64_t sum_rows = std::min(most_rows, tiles * kernels.tile_rows);
+    most_panels = std::clamp<std::int64_t>(most_sum_bytes / (sum_rows * 4 * kernels.panel_cols), 1, most_panels);
+  }
   for (;;) {
     b.tiles_per_block = even_share(tiles, most_tiles);
     b.panels_per_block = even_share(panels, most_panels);

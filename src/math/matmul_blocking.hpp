@@ -17,7 +17,7 @@ inline constexpr std::int64_t kMaxSumBytes = 512 * 1024;
 inline constexpr std::int64_t kMaxGradientBytes = 1280 * 1024;
 /// Fewest panels of a block where tiles of A are copied for each. Re-measure with matmul_bench.
 inline constexpr std::int64_t kMinPanelsPerCopy = 12;
-/// Most rows per task: B is then read from memory once per 256 rows.
+/// Most rows per task, unless BlockSizes::block_rows says: B is then read from memory once per 256 rows.
 inline constexpr std::int64_t kMaxRows = 256;
 /// The same of blocks that must be decoded and packed first, which costs as much as some 250 rows' products; and most bytes
 /// of their sums.
@@ -46,6 +46,7 @@ struct OperandPlaces {
   std::int64_t depth_unit = 1;  ///< pieces of the reduction start at its multiples (a power of two up to max_depth)
   bool packed_b = true;         ///< panels of B are there: the kernels may fetch those of the next block
   bool copied_a = false;        ///< each tile of A is copied once for each block of columns and piece of the reduction
+  std::int64_t block_rows = 0;  ///< most rows per task; 0: kMaxRows or kMaxDecodedRows
 };
 
 /// y = x W^T and dx = dy W: C [rows, cols] over a reduction of length k. `shared`: more than one thread takes tasks, so

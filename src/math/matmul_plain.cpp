@@ -15,10 +15,8 @@ namespace {
 /// Most elements of a block.
 constexpr std::int64_t kMaxBlock = 256;
 
-/// Bytes of weights per task: long enough for hardware prefetchers and against the cost of handing out tasks (some 6 us at
-/// 10 GB/s), short enough for an even end among threads. Rows per task are a multiple of 16, so that threads write whole
-/// cache lines of an aligned output.
-constexpr std::int64_t kTaskBytes = 64 * 1024;
+/// Tasks take BlockSizes::task_bytes of weights. Their rows are a multiple of 16, so that threads write whole cache lines of
+/// an aligned output.
 constexpr std::int64_t kMaxTaskRows = 256;
 constexpr std::int64_t kTaskRowUnit = 16;
 
@@ -45,8 +43,8 @@ std::int64_t rows_at_once(std::int64_t rows, std::int64_t cols) {
   return std::clamp<std::int64_t>(std::min(rows, kFastRows), 1, std::max<std::int64_t>(fit, 1));
 }
 
-std::int64_t task_rows(std::int64_t bytes_per_row) {
-  const std::int64_t fit = kTaskBytes / std::max<std::int64_t>(bytes_per_row, 1) / kTaskRowUnit * kTaskRowUnit;
+std::int64_t task_rows(std::int64_t task_bytes, std::int64_t bytes_per_row) {
+  const std::int64_t fit = task_bytes / std::max<std::int64_t>(bytes_per_row, 1) / kTaskRowUnit * kTaskRowUnit;
   return std::clamp(fit, kTaskRowUnit, kMaxTaskRows);
 }
 
@@ -84,7 +82,7 @@ void dot_together(Exec& exec, std::span<const ForwardPart> parts) {
   std::array<PartTasks, kMaxParts + 1> tasks;
   for (std::size_t p = 0; p < parts.size(); ++p) {
     const ForwardPart& part = parts[p];
-    tasks[p].rows_per_task = task_rows(row_bytes(part.weight.type, part.weight.cols));
+    tasks[p].rows_per_task = task_rows(exec.backend.blocks.task_bytes, row_bytes(part.weight.type, part.weight.cols));
     tasks[p + 1].first = tasks[p].first + ceil_divide(part.weight.rows, tasks[p].rows_per_task);
     if (is_float(part.weight.type)) continue;
     if (p > 0 && tasks[p - 1].quantized != nullptr && same_rows(part.x, parts[p - 1].x)) {

@@ -116,6 +116,7 @@ struct SystemConfig {
   bool arena = true;  ///< false: a micro-batch's buffers are allocated for it, each in memory of its own
   AffinityKind affinity = AffinityKind::automatic;
   NumaPolicy numa = NumaPolicy::local;
+  std::int64_t block_rows = 0;  ///< BlockSizes::block_rows
 };
 
 struct RunConfig {

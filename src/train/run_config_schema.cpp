@@ -9,6 +9,8 @@
 #include <cstdlib>
 #include <numeric>
 
+#include "math/exec.hpp"
+
 namespace quern {
 
 std::string_view to_word(WindowOrder order) { return order == WindowOrder::shuffled ? "shuffled" : "random"; }
@@ -205,8 +207,8 @@ void add_train_keys(std::vector<RunKey>& keys) {
        false});
   add({"train.context", IntegerKey{QUERN_FIELD(train.context), 0, 1 << 24}, "tokens per sequence; 0: model.context", "",
        false});
-  add({"train.precision", choice<kPrecisions, QUERN_FIELD(train.precision)>(), "compute type; auto: bf16 where it is faster, else f32",
-       "", false});
+  add({"train.precision", choice<kPrecisions, QUERN_FIELD(train.precision)>(),
+       "compute type; auto: bf16 where it is faster, else f32", "", false});
   add({"train.seed", SeedKey{QUERN_FIELD(train.seed)}, "of initialization, data order and dropout", "", false});
   add({"train.dropout", NumberKey{QUERN_FIELD(train.dropout), 0.0F, 0.95F},
        "probability: embeddings, attention, residual branches", "", false});
@@ -254,12 +256,13 @@ void add_system_keys(std::vector<RunKey>& keys) {
   add({"system.arena", BooleanKey{QUERN_FIELD(system.arena)},
        "false, to measure: each buffer of a micro-batch is allocated for it", "", false});
   add({"system.affinity", choice<kAffinities, QUERN_FIELD(system.affinity)>(),
-       "of threads: compact: neighbouring cores, one package first; spread: over packages and caches; auto: what `quern "
-       "tune` "
-       "found, else none",
+       "of threads: compact: neighbouring cores, one package first; spread: over packages and caches; auto: what "
+       "`quern tune` found, else none",
        "", false});
   add({"system.numa", choice<kNumaPolicies, QUERN_FIELD(system.numa)>(),
        "of memory that is touched first: on the thread's NUMA node, or taking turns over the nodes", "", false});
+  add({"system.block_rows", IntegerKey{QUERN_FIELD(system.block_rows), 0, BlockSizes::kMostBlockRows},
+       "tokens for which a thread reads weights once; 0: what `quern tune` found, else 256", "", false});
 }
 
 #undef QUERN_FIELD

@@ -26,6 +26,7 @@ Result<RunDecisions> decide_run(RunConfig& run) {
   RunDecisions decisions;
   decisions.backend =
       Backend{.kernels = *kernels, .eigen = run.system.backend == BackendKind::eigen, .fused = run.system.fused};
+  decisions.backend.blocks.block_rows = run.system.block_rows;
   decisions.isa = std::string(isa_name((*kernels)->isa)) + (decisions.backend.eigen ? ", products by Eigen" : "");
   if (run.system.threads == 0) run.system.threads = default_thread_count();
 

@@ -286,6 +286,30 @@ TEST(MatmulPlain, ThreadsDoNotChangeBits) {
   }
 }
 
+/// Rows for products with blocks as they are, and for panels that are decoded first.
+TEST(MatmulPlain, BlockSizesDoNotChangeBits) {
+  for (const Path& path : paths(false)) {
+    for (const ElementType type : {ElementType::q4_0, ElementType::q6_k, ElementType::f16}) {
+      for (const std::int64_t m : {5, 70}) {
+        constexpr std::int64_t kN = 208, kK = 1280;
+        SCOPED_TRACE(describe(path, type, m, kN, kK));
+        std::mt19937 random(9);
+        const FileWeight w(type, kN, kK, random);
+        Matrix x(ElementType::f32, m, kK, 0);
+        x.fill(random);
+        const Matrix whole = product(path, x, w, WeightPrecision::fast, 2);
+        for (const BlockSizes blocks :
+             {BlockSizes{.task_bytes = 4096, .block_rows = 16}, BlockSizes{.task_bytes = 1 << 20, .block_rows = 33},
+              BlockSizes{.task_bytes = 100000, .block_rows = 2048}}) {
+          Path other = path;
+          other.backend.blocks = blocks;
+          expect_same_bits(whole, product(other, x, w, WeightPrecision::fast, 2));
+        }
+      }
+    }
+  }
+}
+
 /// More columns than a thread keeps quantized rows for at once.
 TEST(MatmulPlain, VeryLongRows) {
   const Path path = paths(false).front();

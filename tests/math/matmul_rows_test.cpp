@@ -201,6 +201,30 @@ TEST(MatmulRows, ThreadsDoNotChangeBits) {
   }
 }
 
+/// Of packed weights: more rows than the most that fit a task, and fewer.
+TEST(MatmulRows, BlockSizesDoNotChangeBits) {
+  constexpr std::int64_t kM = 700, kN = 150, kK = 530;
+  for (const Path& path : paths(false)) {
+    for (const ComputeType compute : {ComputeType::f32, ComputeType::bf16}) {
+      SCOPED_TRACE(path.name());
+      std::mt19937 random(3);
+      Matrix x(element_type(compute), kM, kK, 0);
+      Matrix w(ElementType::f32, kN, kK, 0);
+      for (Matrix* matrix : {&x, &w}) matrix->fill(random);
+      const PackedWeight packed = pack(path.backend, compute, w, 1);
+      Matrix whole(ElementType::f32, kM, kN, 0);
+      run(2, path.backend, kM, [&](Exec& exec) { matmul_forward(exec, x.view(), packed.weight, whole.out()); });
+      for (const std::int64_t block_rows : {16, 100, 640, 2048}) {
+        Backend backend = path.backend;
+        backend.blocks.block_rows = block_rows;
+        Matrix y(ElementType::f32, kM, kN, 0);
+        run(2, backend, kM, [&](Exec& exec) { matmul_forward(exec, x.view(), packed.weight, y.out()); });
+        EXPECT_EQ(y.f32, whole.f32) << block_rows;
+      }
+    }
+  }
+}
+
 // A product with some of W's rows gives those columns of the whole product, for packs and for weights as in files.
 TEST(MatmulRows, PartsOfTheWeightGiveTheirColumns) {
   constexpr std::int64_t kM = 37, kN = 3 * kWeightRowUnit + 5, kK = 96;
