@@ -2,10 +2,11 @@
 
 #include <fmt/format.h>
 
-#include <algorithm>
 #include <vector>
 
+#include "math/sample_statistics.hpp"
 #include "step_profile.hpp"
+#include "summary_report.hpp"
 
 namespace quern::tools {
 
@@ -21,32 +22,53 @@ Json list_of_gflops(const std::vector<double>& rates) {
   return list;
 }
 
+/// Tokens a second by the median step of each round.
+Summary rate_of(const StepBench& bench) {
+  return summarize_rates(static_cast<double>(bench.tokens_per_step), bench.round_medians());
+}
+
 }  // namespace
+
+std::string step_bench_csv_head() {
+  return "run,precision,instruction set,threads,batch,context,tokens_per_step,rounds,ms_per_step,tokens_per_second,low,high,"
+         "coverage,spread,gflops,register_peak_gflops,tile_peak_gflops,plan_bytes,resident_bytes\n";
+}
+
+std::string step_bench_csv(const std::string& name, const StepBench& bench) {
+  const Summary rate = rate_of(bench);
+  std::string quoted = "\"";  // names of runs may hold commas
+  for (const char c : name) quoted += c == '"' ? std::string("\"\"") : std::string(1, c);
+  return fmt::format("{}\",{},{},{},{},{},{},{},{:.6g},{:.6g},{:.6g},{:.6g},{:.4g},{:.4g},{:.6g},{:.6g},{:.6g},{},{}\n",
+                     quoted, to_word(bench.run.train.precision), bench.isa, bench.run.system.threads, bench.run.train.batch,
+                     bench.run.context(), bench.tokens_per_step, rate.count, bench.step_median() * 1e3, rate.median,
+                     rate.low, rate.high, rate.coverage, rate.spread(), bench.flops() * 1e-9, bench.register_peak() * 1e-9,
+                     bench.tile_peak() * 1e-9, bench.plan_bytes + bench.resident_before, bench.resident_peak);
+}
 
 std::string step_bench_header(const StepBench& bench, std::int64_t rounds) {
   std::string text =
       fmt::format("{}, {} thread{}, {} round{}, seed {}\n", bench.isa, bench.run.system.threads,
                   bench.run.system.threads == 1 ? "" : "s", rounds, rounds == 1 ? "" : "s", bench.run.train.seed);
   text +=
-      "Speeds: the median step [slowest round - fastest round]. Peaks: medians of measurements before, between and after "
+      "ms: the median step. tokens/s: the median round [interval that holds it with 95 %; of fewer than six rounds\n"
+      "slowest-fastest]; spread: the middle half of the rounds over the median. Peaks: medians of measurements before, "
+      "between and after "
       "the\n"
       "rounds; multiply-adds on registers, and 2 x 2 matrix tiles fed from L1. The plan is the arena and the program with "
       "its\n"
       "libraries; resident is the most that was at once.\n\n"
-      "| run | precision | tokens/step | ms/step | tokens/s | GFLOP/s | register peak | of it | L1 tiles | of them "
+      "| run | precision | tokens/step | ms/step | tokens/s | spread | GFLOP/s | register peak | of it | L1 tiles | of them "
       "| plan MiB | resident MiB | resident/plan |\n"
-      "|---|---|---|---|---|---|---|---|---|---|---|---|---|\n";
+      "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|\n";
   return text;
 }
 
 std::string step_bench_row(const std::string& name, const StepBench& bench) {
-  const auto rounds = bench.round_medians();
-  const auto [fastest, slowest] = std::minmax_element(rounds.begin(), rounds.end());
-  const auto tokens = static_cast<double>(bench.tokens_per_step);
-  std::string row = fmt::format("| {} | {} | {} | {:.2f} | {:.0f} [{:.0f}-{:.0f}] | {:.1f} | {:.0f} | {:.1f} % |", name,
+  const Summary rate = rate_of(bench);
+  std::string row = fmt::format("| {} | {} | {} | {:.2f} | {} | {} | {:.1f} | {:.0f} | {:.1f} % |", name,
                                 to_word(bench.run.train.precision), bench.tokens_per_step, bench.step_median() * 1e3,
-                                bench.tokens_per_second(), tokens / *slowest, tokens / *fastest, bench.flops() * 1e-9,
-                                bench.register_peak() * 1e-9, 100.0 * bench.flops() / bench.register_peak());
+                                summary_text(rate), spread_text(rate), bench.flops() * 1e-9, bench.register_peak() * 1e-9,
+                                100.0 * bench.flops() / bench.register_peak());
   if (const double tiles = bench.tile_peak(); tiles > 0.0) {
     row += fmt::format(" {:.0f} | {:.1f} % |", tiles * 1e-9, 100.0 * bench.flops() / tiles);
   } else {
@@ -85,6 +107,7 @@ Json step_bench_json(const std::string& name, const StepBench& bench) {
                {"ms_per_step", bench.step_median() * 1e3},
                {"tokens_per_second", bench.tokens_per_second()},
                {"tokens_per_second_of_rounds", std::move(rounds)},
+               {"tokens_per_second_summary", summary_json(rate_of(bench))},
                {"gflops", bench.flops() * 1e-9},
                {"register_peak_gflops", bench.register_peak() * 1e-9},
                {"register_peaks_gflops", list_of_gflops(bench.register_peaks)},

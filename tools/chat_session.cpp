@@ -74,11 +74,11 @@ Result<std::unique_ptr<ChatSession>> ChatSession::create(RunningModel& running, 
   auto sampler = sampler_config(options.sampling, model.weights().config.vocab);
   if (!sampler) return tl::make_unexpected(sampler.error());
   session->sampler_ = std::move(*sampler);
-  auto speculation = open_speculation(running, options.model, options.speculation, options.batch);
+  auto speculation = open_speculation(running, options.model, options.speculation, running.batch);
   if (!speculation) return tl::make_unexpected(speculation.error());
   session->speculation_ = std::move(*speculation);
   session->statistics_.speculation = session->speculation_.word();
-  auto decoder = running.decoder({.batch_tokens = std::min(model.context_tokens(), options.batch),
+  auto decoder = running.decoder({.batch_tokens = std::min(model.context_tokens(), running.batch),
                                   .context_tokens = model.context_tokens(),
                                   .logit_rows = session->speculation_.logit_rows()});
   if (!decoder) return tl::make_unexpected(decoder.error());

@@ -28,7 +28,6 @@ struct ChatOptions {
   std::string template_file;   ///< instead of the model's
   std::string variables_json;  ///< for the template: {"enable_thinking": false}
   std::int64_t tokens = 0;     ///< of an answer at most; 0: what the context leaves
-  std::int64_t batch = 512;
   std::vector<std::string> stop;
 };
 

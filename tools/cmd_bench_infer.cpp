@@ -19,6 +19,7 @@
 #include "report/page.hpp"
 #include "report/report_option.hpp"
 #include "run_model.hpp"
+#include "use_tuning.hpp"
 
 namespace quern::tools {
 
@@ -28,9 +29,9 @@ struct Arguments {
   ModelOptions model;
   ShapeOptions shape;
   std::string prompts = "512", depths = "0", sequences = "1";
-  std::int64_t decode = 64, warmup = 1, rounds = 3, batch = 512, context = 0;
+  std::int64_t decode = 64, warmup = 5, rounds = 10, context = 0;
   std::uint64_t seed = 1337;
-  bool json = false;
+  bool json = false, csv = false;
   std::string report;
 };
 
@@ -84,12 +85,14 @@ Result<int> bench_infer(const Arguments& arguments) {
   if (!options) return tl::make_unexpected(options.error());
   if (auto fine = check_shape_options(arguments.model, arguments.shape); !fine) return tl::make_unexpected(fine.error());
   if (auto fine = check_report(arguments.report); !fine) return tl::make_unexpected(fine.error());
+  ModelOptions model = arguments.model;
+  use_tuning(model, arguments.shape);
   const std::int64_t context = std::max(arguments.context, options->context_tokens());
-  const Decoder::Limits limits{.batch_tokens = std::max(std::min(arguments.batch, context), options->most_sequences()),
+  const std::int64_t batch = model.batch > 0 ? model.batch : kDefaultBatch;
+  const Decoder::Limits limits{.batch_tokens = std::max(std::min(batch, context), options->most_sequences()),
                                .context_tokens = context,
                                .sequences = options->most_sequences(),
                                .cache_tokens = options->cache_tokens()};
-  ModelOptions model = arguments.model;
   // Memory suffices, and the weights are nobody else's.
   if (!arguments.shape.shape.empty() && model.weights == "auto") model.weights = "interleaved";
   auto running = arguments.shape.shape.empty() ? load_model(model, context)
@@ -102,7 +105,8 @@ Result<int> bench_infer(const Arguments& arguments) {
   catch_interrupts(true);
   Progress progress(stderr);
   std::optional<InferBenchKind> table;
-  if (!arguments.json) fmt::print("{}", infer_bench_header(run, **decoder, *options));
+  const bool table_wanted = !arguments.json && !arguments.csv;
+  if (table_wanted) fmt::print("{}", infer_bench_header(run, **decoder, *options));
   std::fflush(stdout);
   const auto bench = bench_inference(**decoder, run.backend, run.team, run.model->bytes_per_token(), *options,
                                      {.progress = [&](std::string_view stage, std::int64_t done,
@@ -111,7 +115,7 @@ Result<int> bench_infer(const Arguments& arguments) {
                                       .row =
                                           [&](const InferBenchRow& row) {
                                             progress.finish();
-                                            if (arguments.json) return;
+                                            if (!table_wanted) return;
                                             if (table != row.kind) fmt::print("{}", infer_bench_table_head(row.kind));
                                             table = row.kind;
                                             fmt::print("{}", infer_bench_line(row));
@@ -124,6 +128,8 @@ Result<int> bench_infer(const Arguments& arguments) {
     fmt::print("{}\n", result.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace));
     std::fflush(stdout);
   }
+  if (arguments.csv) fmt::print("{}", infer_bench_csv(*bench));
+  std::fflush(stdout);
   if (auto written = write_report_of(result, arguments.report); !written) return tl::make_unexpected(written.error());
   if (!bench->stopped) return kExitOk;
   const auto whole = std::count_if(bench->rows.begin(), bench->rows.end(),
@@ -155,20 +161,20 @@ void add_bench_infer(CLI::App& bench, Command& command) {
   infer->add_option("--depth", arguments->depths, "Tokens that sequences have before, a row each")->capture_default_str();
   infer->add_option("--sequences", arguments->sequences, "Sequences decoded together, a row each at every depth")
       ->capture_default_str();
-  infer->add_option("--rounds", arguments->rounds, "Measured rounds of each row")
+  infer->add_option("--rounds", arguments->rounds, "Measured rounds of each row; six or more give an interval of 95 %")
       ->check(CLI::Range(std::int64_t{1}, std::int64_t{10000}))
       ->capture_default_str();
   infer->add_option("--warmup", arguments->warmup, "Rounds of each row before them")
       ->check(CLI::Range(std::int64_t{0}, std::int64_t{10000}))
       ->capture_default_str();
-  infer->add_option("--batch", arguments->batch, "Tokens of a prompt that are computed together")
-      ->check(CLI::Range(std::int64_t{1}, kMaxBenchTokens))
-      ->capture_default_str();
+  add_batch_option(*infer, arguments->model);
+  add_tuned_option(*infer, arguments->model);
   infer->add_option("--context", arguments->context, "Positions to prepare for; 0: as many as the longest row has")
       ->check(CLI::Range(std::int64_t{0}, kMaxBenchTokens))
       ->capture_default_str();
   infer->add_option("--seed", arguments->seed, "Of the tokens, and of the weights of --shape")->capture_default_str();
-  infer->add_flag("--json", arguments->json, "Print one JSON object");
+  CLI::Option* const json = infer->add_flag("--json", arguments->json, "Print one JSON object");
+  infer->add_flag("--csv", arguments->csv, "Print comma-separated values")->excludes(json);
   add_report_option(*infer, arguments->report);
   infer->callback([&command, arguments] { command.run = [arguments] { return bench_infer(*arguments); }; });
 }

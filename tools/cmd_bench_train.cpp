@@ -24,9 +24,9 @@ namespace {
 struct Arguments {
   std::vector<std::string> words;  // files and KEY=VALUE
   std::string precision = "auto";
-  std::int64_t threads = 0, steps = 0, warmup = 2, rounds = 5;
+  std::int64_t threads = 0, steps = 0, warmup = 5, rounds = 10;
   std::vector<std::string> sweeps;
-  bool no_fused = false, no_arena = false, profile = false, json = false;
+  bool no_fused = false, no_arena = false, profile = false, json = false, csv = false;
   std::string report;
 };
 
@@ -136,7 +136,10 @@ Result<int> bench_train(const Arguments& arguments) {
     if (bench->step_seconds.empty()) break;  // stopped before a round was complete
     ++rows;
     json.push_back(step_bench_json(job.name, *bench));
-    if (!arguments.json) {
+    if (arguments.csv) {
+      fmt::print("{}{}", rows == 1 ? step_bench_csv_head() : "", step_bench_csv(job.name, *bench));
+      std::fflush(stdout);
+    } else if (!arguments.json) {
       if (rows == 1) fmt::print("{}", step_bench_header(*bench, arguments.rounds));
       fmt::print("{}", step_bench_row(job.name, *bench));
       std::fflush(stdout);
@@ -147,7 +150,7 @@ Result<int> bench_train(const Arguments& arguments) {
   // What was measured is kept, whatever ended the work.
   if (arguments.json && !(failure && json.empty())) {
     fmt::print("{}\n", json.dump(2));
-  } else {
+  } else if (!arguments.csv) {
     fmt::print("{}", profiles);
   }
   if (!json.empty()) {
@@ -195,7 +198,8 @@ void add_bench_train(CLI::App& bench, Command& command) {
   train->add_flag("--no-arena", arguments->no_arena,
                   "To measure: buffers are allocated and freed for each micro-batch (system.arena=false)");
   train->add_flag("--profile", arguments->profile, "Print time, FLOP and bytes by operation and phase of each row");
-  train->add_flag("--json", arguments->json, "Print JSON");
+  CLI::Option* const json = train->add_flag("--json", arguments->json, "Print JSON");
+  train->add_flag("--csv", arguments->csv, "Print comma-separated values")->excludes(json);
   add_report_option(*train, arguments->report);
   train->callback([&command, arguments] { command.run = [arguments] { return bench_train(*arguments); }; });
 }

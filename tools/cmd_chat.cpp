@@ -203,9 +203,8 @@ void add_chat(CLI::App& app, Command& command) {
       ->add_option("--context", arguments->context, "Longest conversation in tokens; 0: the model's, for GGUF at most 4096")
       ->check(CLI::Range(std::int64_t{0}, std::int64_t{1} << 24))
       ->capture_default_str();
-  chat_command->add_option("--batch", options.batch, "Tokens of a message that are computed together")
-      ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 20))
-      ->capture_default_str();
+  add_batch_option(*chat_command, arguments->model);
+  add_tuned_option(*chat_command, arguments->model);
   add_sampling_options(*chat_command, options.sampling);
   add_speculation_options(*chat_command, options.speculation);
   chat_command->add_option("--stop", options.stop, "End an answer before this text; can be repeated")

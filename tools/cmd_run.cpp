@@ -34,7 +34,6 @@ struct Arguments {
   std::string file;
   std::int64_t tokens = 200;
   std::int64_t context = 0;
-  std::int64_t batch = 512;
   std::vector<std::string> stop;
   bool ignore_eos = false;
   bool context_shift = false;
@@ -164,12 +163,12 @@ Result<int> run(const Arguments& arguments) {
   const std::vector<std::int32_t> prompt_ids = *tokens;
   const auto request = request_of(arguments, model, std::move(*tokens));
   if (!request) return tl::make_unexpected(request.error());
-  const auto speculation = open_speculation(**running, arguments.model, arguments.speculation, arguments.batch);
+  const auto speculation = open_speculation(**running, arguments.model, arguments.speculation, (*running)->batch);
   if (!speculation) return tl::make_unexpected(speculation.error());
 
   Profiler profiler;
   const bool profiled = arguments.profile || !arguments.trace.empty();
-  auto decoder = (*running)->decoder({.batch_tokens = std::min(model.context_tokens(), arguments.batch),
+  auto decoder = (*running)->decoder({.batch_tokens = std::min(model.context_tokens(), (*running)->batch),
                                       .context_tokens = model.context_tokens(),
                                       .logit_rows = speculation->logit_rows(),
                                       .profiler = profiled ? &profiler : nullptr});
@@ -228,9 +227,8 @@ void add_run(CLI::App& app, Command& command) {
   run_command->add_option("--context", arguments->context, "Longest text in tokens; 0: the model's, for GGUF at most 4096")
       ->check(CLI::Range(std::int64_t{0}, std::int64_t{1} << 24))
       ->capture_default_str();
-  run_command->add_option("--batch", arguments->batch, "Tokens of the prompt that are computed together")
-      ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 20))
-      ->capture_default_str();
+  add_batch_option(*run_command, arguments->model);
+  add_tuned_option(*run_command, arguments->model);
   add_sampling_options(*run_command, arguments->sampling);
   add_speculation_options(*run_command, arguments->speculation);
   add_measuring_options(*run_command, arguments->model);

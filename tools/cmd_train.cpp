@@ -20,6 +20,7 @@
 #include "train/run_config.hpp"
 #include "train/trainer.hpp"
 #include "train_display.hpp"
+#include "use_tuning.hpp"
 
 namespace quern::tools {
 
@@ -31,7 +32,7 @@ struct Arguments {
   bool resume = false;
   bool force = false;
   bool dry_run = false;
-  bool no_fused = false, no_arena = false;
+  bool no_fused = false, no_arena = false, tuned = true;
   bool profile = false;
   std::string profile_json, trace;
 
@@ -68,8 +69,9 @@ Result<int> train(const Arguments& arguments) {
   std::vector<std::string> overrides = arguments.overrides;
   if (arguments.no_fused) overrides.emplace_back("system.fused=false");
   if (arguments.no_arena) overrides.emplace_back("system.arena=false");
-  const auto run = load_run_config(arguments.file, overrides);
+  auto run = load_run_config(arguments.file, overrides);
   if (!run) return tl::make_unexpected(run.error());
+  if (arguments.tuned) use_tuning(*run);
   if (const auto files = check_run_files(*run); !files) return tl::make_unexpected(files.error());
   if (arguments.dry_run) {
     const auto plan = plan_training(*run, arguments.resume);
@@ -166,6 +168,9 @@ void add_train(CLI::App& app, Command& command) {
                           "To measure: what follows a product, the loss and packing are passes of their own");
   train_command->add_flag("--no-arena", arguments->no_arena,
                           "To measure: buffers are allocated and freed for each micro-batch");
+  train_command->add_flag("--no-tuned{false}", arguments->tuned,
+                          "Leave out what `quern tune` found for this run and machine; without, it is used for keys of "
+                          "`system` that are not given");
   train_command->add_flag("--profile", arguments->profile, "Print time, FLOP and bytes by operation and phase at the end");
   train_command->add_option("--profile-json", arguments->profile_json, "Write the profile as JSON")->type_name("FILE");
   train_command->add_option("--trace", arguments->trace, "Write what each thread did when, for Perfetto")->type_name("FILE");

@@ -40,6 +40,7 @@ void add_run(CLI::App& app, Command& command);
 void add_sample(CLI::App& app, Command& command);
 void add_tokenize(CLI::App& app, Command& command);
 void add_train(CLI::App& app, Command& command);
+void add_tune(CLI::App& app, Command& command);
 
 /// Exit codes.
 inline constexpr int kExitOk = 0;

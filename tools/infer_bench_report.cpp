@@ -3,9 +3,13 @@
 #include <fmt/format.h>
 
 #include <filesystem>
+#include <string>
+#include <vector>
 
 #include "math/kv_rows.hpp"
+#include "math/sample_statistics.hpp"
 #include "run_statistics.hpp"
+#include "summary_report.hpp"
 
 namespace quern::tools {
 
@@ -17,12 +21,17 @@ std::string_view compute_word(const RunningModel& running) {
   return running.model->weights().compute == ComputeType::bf16 ? "bf16" : "f32";
 }
 
-std::string rate_text(const InferBenchRow& row) {
-  const double median = row.tokens_per_second();
-  const int digits = median < 10.0 ? 2 : median < 1000.0 ? 1 : 0;
-  return row.rounds.size() > 1
-             ? fmt::format("{:.{}f} [{:.{}f}-{:.{}f}]", median, digits, row.slowest(), digits, row.fastest(), digits)
-             : fmt::format("{:.{}f}", median, digits);
+/// Tokens a second of each round.
+Summary rate_of(const InferBenchRow& row) {
+  std::vector<double> seconds;
+  for (const InferBenchRound& round : row.rounds) seconds.push_back(round.seconds);
+  return summarize_rates(static_cast<double>(row.round_tokens), seconds);
+}
+
+/// "RATE | SPREAD"; one round has neither range nor spread.
+std::string rate_cells(const Summary& rate) {
+  return rate.count > 1 ? fmt::format("{} | {}", summary_text(rate), spread_text(rate))
+                        : fmt::format("{} | -", number_text(rate.median));
 }
 
 /// "PEAK | SHARE %" of a peak in units of `unit` operations.
@@ -49,6 +58,7 @@ Json row_json(const InferBenchRow& row) {
   json["tokens_per_second"] = row.tokens_per_second();
   json["tokens_per_second_min"] = row.slowest();
   json["tokens_per_second_max"] = row.fastest();
+  json["tokens_per_second_summary"] = summary_json(rate_of(row));
   json["flops"] = row.flops;
   json["flops_per_second"] = row.flops_per_second();
   if (decode) {
@@ -112,7 +122,9 @@ std::string infer_bench_header(const RunningModel& running, const Decoder& decod
     if (!on) text += fmt::format("Switched off: {}\n", what);
   }
   text +=
-      "Speeds: the median round [slowest-fastest]. Shares: of what the machine does, measured around each round (memory\n"
+      "Speeds: the median round [interval that holds it with 95 %; of fewer than six rounds slowest-fastest]; spread: the "
+      "middle\n"
+      "half of the rounds over the median. Shares: of what the machine does, measured around each round (memory\n"
       "also every second of it), medians over rounds. Memory: the best of some reads of 128 MiB that no cache holds. "
       "Tiles:\n"
       "2 x 2 fed from L1. f32: multiply-adds on registers.\n";
@@ -121,17 +133,19 @@ std::string infer_bench_header(const RunningModel& running, const Decoder& decod
 
 std::string infer_bench_table_head(InferBenchKind kind) {
   if (kind == InferBenchKind::prefill) {
-    return "\n| prefill | tokens/s | TFLOP/s | bf16 tiles TFLOP/s | of them | int8 tiles TOP/s | of them | f32 TFLOP/s | of "
+    return "\n| prefill | tokens/s | spread | TFLOP/s | bf16 tiles TFLOP/s | of them | int8 tiles TOP/s | of them | f32 "
+           "TFLOP/s | of "
            "it "
-           "|\n|---|---|---|---|---|---|---|---|---|\n";
+           "|\n|---|---|---|---|---|---|---|---|---|---|\n";
   }
-  return "\n| depth | sequences | tokens/s | ms/step | weights/step | KV/step | GB/s | memory GB/s | of it | TFLOP/s |\n"
-         "|---|---|---|---|---|---|---|---|---|---|\n";
+  return "\n| depth | sequences | tokens/s | spread | ms/step | weights/step | KV/step | GB/s | memory GB/s | of it | "
+         "TFLOP/s |\n"
+         "|---|---|---|---|---|---|---|---|---|---|---|\n";
 }
 
 std::string infer_bench_line(const InferBenchRow& row) {
   const MachineRates machine = row.machine();
-  const std::string rate = rate_text(row);
+  const std::string rate = rate_cells(rate_of(row));
   if (row.kind == InferBenchKind::prefill) {
     return fmt::format("| {} | {} | {:.3f} | {} | {} | {} |\n", row.round_tokens, rate, row.flops_per_second() * 1e-12,
                        peak_cells(machine.bf16_tile_flops, 1e12, row.bf16_tile_share()),
@@ -177,6 +191,23 @@ Json infer_bench_json(const RunningModel& running, const Decoder& decoder, const
   for (const InferBenchRow& row : bench.rows) rows.push_back(row_json(row));
   json["rows"] = std::move(rows);
   return json;
+}
+
+std::string infer_bench_csv(const InferBench& bench) {
+  std::string text =
+      "kind,prompt,depth,sequences,rounds,tokens_per_second,low,high,coverage,spread,flops_per_second,bytes_per_second,"
+      "memory_bytes_per_second,memory_share,f32_share,bf16_tile_share,int8_tile_share\n";
+  for (const InferBenchRow& row : bench.rows) {
+    const bool decode = row.kind == InferBenchKind::decode;
+    const Summary rate = rate_of(row);
+    text += fmt::format(
+        "{},{},{},{},{},{:.6g},{:.6g},{:.6g},{:.4g},{:.4g},{:.6g},{:.6g},{:.6g},{:.4g},{:.4g},{:.4g},{:.4g}\n",
+        to_word(row.kind), decode ? "" : std::to_string(row.round_tokens), decode ? std::to_string(row.depth) : "",
+        row.sequences, rate.count, rate.median, rate.low, rate.high, rate.coverage, rate.spread(), row.flops_per_second(),
+        row.bytes_per_second(), row.machine().read_bandwidth, row.bandwidth_share(), row.f32_share(), row.bf16_tile_share(),
+        row.int8_tile_share());
+  }
+  return text;
 }
 
 }  // namespace quern::tools

@@ -22,5 +22,7 @@ namespace quern::tools {
 [[nodiscard]] nlohmann::ordered_json infer_bench_json(const RunningModel& running, const Decoder& decoder,
                                                       const InferBenchOptions& options, const InferBench& bench,
                                                       std::size_t peak_bytes);
+/// RFC 4180, a line for each row.
+[[nodiscard]] std::string infer_bench_csv(const InferBench& bench);
 
 }  // namespace quern::tools

@@ -50,7 +50,13 @@ ModelOptions options_of(const ModelOptions& model, const InferSetting& setting) 
 
 }  // namespace
 
-InferSweep::InferSweep(SweepSubject subject, InferBenchOptions work) : subject_(std::move(subject)), work_(std::move(work)) {
+InferSweep::InferSweep(SweepSubject subject, InferBenchOptions work) : subject_(std::move(subject)) {
+  set_work(std::move(work));
+  context_ = work_.context_tokens();
+}
+
+void InferSweep::set_work(InferBenchOptions work) {
+  work_ = std::move(work);
   work_.warmup = 0;
   work_.rounds = 1;
 }
@@ -117,8 +123,7 @@ Result<std::shared_ptr<InferSweep::Weights>> InferSweep::load(const InferSetting
     auto run = prepare_run(options);
     if (!run) return tl::make_unexpected(run.error());
     (*run)->backend.kernels = setting.kernels;
-    auto model =
-        LoadedModel::load(options.model, (*run)->backend, (*run)->team, load_options(options, work_.context_tokens()));
+    auto model = LoadedModel::load(options.model, (*run)->backend, (*run)->team, load_options(options, context_));
     if (!model) return tl::make_unexpected(model.error());
     (*run)->model = std::move(*model);
     weights->running = std::move(*run);
@@ -151,7 +156,7 @@ Result<void> InferSweep::add_player(const InferSetting& setting, std::int64_t de
     SweepRow& row = rows_[first_row + i];
     for (auto& [name, value] : row.settings) {
       if (name == "KV type") value = kv_type_name(kv_type);
-      if (name == "weights") value = placement_name(loaded.placement());
+      if (name == "weights") value = loaded.architecture() == "checkpoint" ? "" : placement_name(loaded.placement());
       if (name == "type" && loaded.random_weights() != nullptr) value = loaded.random_weights()->mix();
     }
     const bool prefill = i < work_.prompts.size();
@@ -248,7 +253,7 @@ Result<void> InferSweep::play(std::int64_t warmup, std::int64_t rounds) {
     for (std::int64_t turn = 0; turn < count; ++turn) {
       if (interrupted()) return {};
       Player& player = *players_[static_cast<std::size_t>(round % 2 == 0 ? turn : count - 1 - turn)];
-      progress_.update("sweep", round * count + turn, all * count, "rounds");
+      progress_.update(label_, round * count + turn, all * count, "rounds");
       player.run->team.run([](TeamMember&) {});  // threads are created or moved before the clock runs
       const auto bench = bench_inference(
           *player.decoder, player.run->backend, player.run->team, player.weights->running->model->bytes_per_token(), work_,

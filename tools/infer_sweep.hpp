@@ -56,6 +56,11 @@ class InferSweep {
   [[nodiscard]] Result<std::vector<SweepRow>> measure(const std::vector<InferSetting>& settings, std::int64_t warmup,
                                                       std::int64_t rounds);
 
+  /// Other work for the next measure(), no longer than the work at first.
+  void set_work(InferBenchOptions work);
+  /// What progress says.
+  void set_label(std::string label) { label_ = std::move(label); }
+
   /// Sentences on how the last measure() was done, each ending in a newline; empty where there is nothing to say.
   [[nodiscard]] const std::string& remarks() const { return remarks_; }
 
@@ -72,10 +77,11 @@ class InferSweep {
 
   SweepSubject subject_;
   InferBenchOptions work_;
+  std::int64_t context_ = 0;  ///< that models are loaded for
   std::vector<std::shared_ptr<Weights>> weights_;
   std::vector<std::unique_ptr<Player>> players_;
   std::vector<SweepRow> rows_;
-  std::string remarks_;
+  std::string remarks_, label_ = "sweep";
   Progress progress_{stderr};
 };
 

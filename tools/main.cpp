@@ -85,6 +85,7 @@ int run(int argc, char** argv) {
   add_render_template(app, command);
   add_inspect(app, command);
   add_bench(app, command);
+  add_tune(app, command);
   add_hardware(app, command);
   add_config_keys(app, command);
   add_completion(app, command);

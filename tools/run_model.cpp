@@ -17,6 +17,7 @@
 #include "math/thread_placement.hpp"
 #include "model/atomic_file.hpp"
 #include "progress.hpp"
+#include "use_tuning.hpp"
 
 namespace quern::tools {
 
@@ -122,6 +123,22 @@ void add_model_options(CLI::App& command, ModelOptions& options) {
       ->capture_default_str();
 }
 
+void add_batch_option(CLI::App& command, ModelOptions& options) {
+  command
+      .add_option(
+          "--batch", options.batch,
+          fmt::format("Tokens of a prompt that are computed together; 0: {}, or what `quern tune` found", kDefaultBatch))
+      ->check(CLI::Range(std::int64_t{0}, std::int64_t{1} << 24))
+      ->capture_default_str();
+}
+
+void add_tuned_option(CLI::App& command, ModelOptions& options) {
+  options.tuned = true;
+  command.add_flag("--no-tuned{false}", options.tuned,
+                   "Leave out what `quern tune` found for this model and machine; without, it is used for options that are "
+                   "not given (0 or auto)");
+}
+
 void add_measuring_options(CLI::App& command, ModelOptions& options) {
   command.add_flag("--no-fused", options.no_fused,
                    "To measure: biases, activations and residuals are passes of their own after each product");
@@ -139,11 +156,11 @@ Result<std::unique_ptr<Decoder>> RunningModel::decoder(Decoder::Limits limits) {
 
 /// The policy of the team's threads. Asked for on a machine where it changes nothing, a line says so.
 static Result<void> use_numa(ThreadTeam& team, const std::string& word) {
+  if (word == "auto") return {};  // local is what the system does unasked; asked for, it undoes an interleave before
   const NumaPolicy policy = numa_policy_named(word).value_or(NumaPolicy::local);
-  if (policy == NumaPolicy::local) return {};  // what the system does unasked
   const auto plan = plan_numa_here(policy);
   if (!plan) return tl::make_unexpected(plan.error());
-  if (!plan->changes) fmt::print(stderr, "quern: --numa {}: {}\n", word, plan->remark);
+  if (!plan->changes && policy != NumaPolicy::local) fmt::print(stderr, "quern: --numa {}: {}\n", word, plan->remark);
   return apply_numa(team, *plan);
 }
 
@@ -160,6 +177,7 @@ Result<std::unique_ptr<RunningModel>> prepare_run(const ModelOptions& options) {
   running->backend = {.kernels = *kernels, .eigen = options.backend == "eigen", .fused = !options.no_fused};
   if (options.task_bytes > 0) running->backend.blocks.task_bytes = options.task_bytes;
   running->backend.blocks.block_rows = options.block_rows;
+  if (options.batch > 0) running->batch = options.batch;
   running->arena = !options.no_arena;
   running->kv_cache = !options.no_kv_cache;
   running->kv_type = *kv_type;
@@ -179,8 +197,10 @@ LoadOptions load_options(const ModelOptions& options, std::int64_t context) {
   return load;
 }
 
-Result<std::unique_ptr<RunningModel>> load_model(const ModelOptions& options, std::int64_t context) {
+Result<std::unique_ptr<RunningModel>> load_model(const ModelOptions& given, std::int64_t context) {
   const auto start = std::chrono::steady_clock::now();
+  ModelOptions options = given;
+  use_tuning(options);
   auto running = prepare_run(options);
   if (!running) return running;
   RunningModel& run = **running;

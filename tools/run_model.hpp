@@ -29,13 +29,21 @@ struct ModelOptions {
   bool lock = false;  ///< --mlock
   std::string affinity = "auto";
   std::string numa = "auto";
-  std::int64_t task_bytes = 0, block_rows = 0;                   ///< of BlockSizes; 0: not given
+  std::int64_t task_bytes = 0, block_rows = 0;  ///< of BlockSizes; 0: not given
+  std::int64_t batch = 0;                       ///< tokens of a prompt that are computed together
+  bool tuned = false;                           ///< whether what is left open is as `quern tune` found it (use_tuning.hpp)
   bool no_fused = false, no_arena = false, no_kv_cache = false;  ///< what is switched off, to measure what it gives
 };
 
 /// --no-fused, --no-arena and --no-kv-cache.
 void add_measuring_options(CLI::App& command, ModelOptions& options);
 
+/// The batch of options that leave it open.
+inline constexpr std::int64_t kDefaultBatch = 512;
+/// --batch.
+void add_batch_option(CLI::App& command, ModelOptions& options);
+/// What is left open is as `quern tune` found it, unless --no-tuned is given.
+void add_tuned_option(CLI::App& command, ModelOptions& options);
 /// MODEL, --threads, --affinity, --numa, --precision, --backend, --kv-type, --weights, --read-ahead, --mlock, --task-bytes
 /// and --block-rows.
 void add_model_options(CLI::App& command, ModelOptions& options);
@@ -49,6 +57,7 @@ struct RunningModel {
   ThreadTeam team;
   std::unique_ptr<LoadedModel> model;
   std::optional<ElementType> kv_type;
+  std::int64_t batch = kDefaultBatch;  ///< tokens of a prompt that are computed together
   bool arena = true, kv_cache = true;
   double load_seconds = 0.0;
   std::size_t peak_bytes = 0;     ///< the most resident at once so far, without what measuring took
@@ -62,7 +71,7 @@ struct RunningModel {
 [[nodiscard]] Result<std::unique_ptr<RunningModel>> prepare_run(const ModelOptions& options);
 /// How --precision, --weights and a context (as in LoadOptions) are asked of a model.
 [[nodiscard]] LoadOptions load_options(const ModelOptions& options, std::int64_t context);
-/// Loads MODEL; `context` as in LoadOptions.
+/// Loads MODEL, with use_tuning(); `context` as in LoadOptions.
 [[nodiscard]] Result<std::unique_ptr<RunningModel>> load_model(const ModelOptions& options, std::int64_t context);
 
 /// The tokens of a comma-separated list such as "1,2,3"; error names the first that is no number.

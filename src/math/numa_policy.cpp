@@ -10,6 +10,8 @@
 #include <cstring>
 #include <memory>
 
+#include "math/memory_binder.hpp"
+
 namespace quern {
 namespace {
 
@@ -28,6 +30,23 @@ std::unique_ptr<hwloc_topology, DestroyTopology> loaded_topology() {
   if (hwloc_topology_load(raw) != 0) return nullptr;
   return topology;
 }
+
+class HwlocBinder final : public MemoryBinder {
+ public:
+  [[nodiscard]] bool usable() const { return topology_ != nullptr; }
+  int bind_thread(std::span<const std::int64_t> nodes, NumaPolicy policy) override {
+    const std::unique_ptr<hwloc_bitmap_s, FreeBitmap> set(hwloc_bitmap_alloc());
+    if (set == nullptr) return ENOMEM;
+    for (const std::int64_t node : nodes) hwloc_bitmap_set(set.get(), static_cast<unsigned>(node));
+    const hwloc_membind_policy_t wanted =
+        policy == NumaPolicy::interleave ? HWLOC_MEMBIND_INTERLEAVE : HWLOC_MEMBIND_DEFAULT;
+    const int flags = HWLOC_MEMBIND_THREAD | HWLOC_MEMBIND_BYNODESET;
+    return hwloc_set_membind(topology_.get(), set.get(), wanted, flags) == 0 ? 0 : errno;
+  }
+
+ private:
+  std::unique_ptr<hwloc_topology, DestroyTopology> topology_ = loaded_topology();
+};
 
 }  // namespace
 
@@ -72,23 +91,22 @@ Result<NumaPlan> plan_numa_here(NumaPolicy policy) {
   return plan_numa(*topology, allowed, policy);
 }
 
-Result<void> apply_numa(ThreadTeam& team, const NumaPlan& plan) {
+Result<void> apply_numa(ThreadTeam& team, const NumaPlan& plan, MemoryBinder& binder) {
   if (!plan.changes) return {};
-  const auto topology = loaded_topology();
-  const std::unique_ptr<hwloc_bitmap_s, FreeBitmap> nodes(hwloc_bitmap_alloc());
-  if (topology == nullptr || nodes == nullptr) return unsupported("--numa: hwloc cannot read this machine's topology");
-  for (const std::int64_t node : plan.nodes) hwloc_bitmap_set(nodes.get(), static_cast<unsigned>(node));
-  const hwloc_membind_policy_t policy =
-      plan.policy == NumaPolicy::interleave ? HWLOC_MEMBIND_INTERLEAVE : HWLOC_MEMBIND_DEFAULT;
   std::atomic<int> failure{0};
   team.run([&](TeamMember&) {
-    if (hwloc_set_membind(topology.get(), nodes.get(), policy, HWLOC_MEMBIND_THREAD | HWLOC_MEMBIND_BYNODESET) != 0) {
-      failure = errno;
-    }
+    if (const int error = binder.bind_thread(plan.nodes, plan.policy); error != 0) failure = error;
   });
   if (failure == 0) return {};
   return unsupported(
       fmt::format("--numa {}: the system refuses: {}", numa_policy_name(plan.policy), std::strerror(failure)));
+}
+
+Result<void> apply_numa(ThreadTeam& team, const NumaPlan& plan) {
+  if (!plan.changes) return {};
+  HwlocBinder binder;
+  if (!binder.usable()) return unsupported("--numa: hwloc cannot read this machine's topology");
+  return apply_numa(team, plan, binder);
 }
 
 }  // namespace quern

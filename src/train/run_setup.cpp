@@ -49,7 +49,8 @@ Result<RunDecisions> decide_run(RunConfig& run) {
 Placement pass_buffers(const RunConfig& run) { return run.system.arena ? Placement::arena : Placement::apart; }
 
 Result<void> use_memory_policy(const RunConfig& run) {
-  if (run.system.numa == NumaPolicy::local) return {};  // what the system does unasked
+  // Local is what the system does unasked; asked for, it undoes an interleave before.
+  if (run.system.numa == NumaPolicy::local && !run.origins.contains("system.numa")) return {};
   const auto plan = plan_numa_here(run.system.numa);
   if (!plan) return tl::make_unexpected(plan.error());
   ThreadTeam team(static_cast<int>(run.system.threads));

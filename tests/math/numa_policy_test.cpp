@@ -4,8 +4,15 @@
 #include <gtest/gtest.h>
 #include <hwloc.h>
 
+#include <cerrno>
+#include <mutex>
+#include <set>
 #include <string>
+#include <thread>
+#include <utility>
 #include <vector>
+
+#include "math/memory_binder.hpp"
 
 namespace quern {
 namespace {
@@ -49,6 +56,49 @@ TEST(NumaPolicy, NamesComeBack) {
     EXPECT_EQ(numa_policy_named(numa_policy_name(policy)), policy);
   }
   EXPECT_FALSE(numa_policy_named("remote"));
+}
+
+/// A system that notes what it is asked, and may refuse.
+class FakeBinder final : public MemoryBinder {
+ public:
+  explicit FakeBinder(int error = 0) : error_(error) {}
+  int bind_thread(std::span<const std::int64_t> nodes, NumaPolicy policy) override {
+    const std::lock_guard lock(mutex_);
+    threads.insert(std::this_thread::get_id());
+    asked.emplace_back(policy, std::vector<std::int64_t>(nodes.begin(), nodes.end()));
+    return error_;
+  }
+  std::set<std::thread::id> threads;
+  std::vector<std::pair<NumaPolicy, std::vector<std::int64_t>>> asked;
+
+ private:
+  std::mutex mutex_;
+  int error_;
+};
+
+TEST(NumaPolicy, EveryThreadOfATeamAsksForThePlansNodes) {
+  const MachineTopology machine = synthetic("pack:4 [numa(memory=8589934592)] core:2 pu:1");
+  const std::vector<std::int64_t> allowed = {1, 3};
+  ThreadTeam team(3);
+  for (const NumaPolicy policy : {NumaPolicy::interleave, NumaPolicy::local}) {
+    FakeBinder binder;
+    ASSERT_TRUE(apply_numa(team, plan_numa(machine, allowed, policy), binder));
+    EXPECT_EQ(binder.threads.size(), 3U);
+    EXPECT_EQ(binder.asked, (decltype(binder.asked)(3, {policy, allowed})));
+  }
+  FakeBinder unasked;
+  ASSERT_TRUE(apply_numa(team, plan_numa(synthetic("core:2 pu:1"), {}, NumaPolicy::interleave), unasked));
+  EXPECT_TRUE(unasked.asked.empty()) << "one node";
+}
+
+TEST(NumaPolicy, ASystemThatRefusesIsAnError) {
+  FakeBinder binder(EPERM);
+  ThreadTeam team(2);
+  const auto applied = apply_numa(
+      team, plan_numa(synthetic("pack:2 [numa(memory=1073741824)] core:1 pu:1"), {}, NumaPolicy::interleave), binder);
+  ASSERT_FALSE(applied);
+  EXPECT_EQ(applied.error().code, ErrorCode::unsupported);
+  EXPECT_EQ(applied.error().message, "--numa interleave: the system refuses: Operation not permitted");
 }
 
 /// The calls themselves, over the nodes that there are: one will do.

@@ -24,7 +24,7 @@ class CliBenchInfer : public WithTinyRun {
 };
 
 TEST_F(CliBenchInfer, FiguresAddUp) {
-  const auto json = bench_json(model() + " --prompt 16 --depth 20 --sequences 1,3 --decode 6 --rounds 3 --threads 2" +
+  const auto json = bench_json(model() + " --prompt 16 --depth 20 --sequences 1,3 --decode 6 --warmup 1 --rounds 3 --threads 2" +
                                " --precision f32 --kv-type f16 --batch 8");
   EXPECT_EQ(json["model"], model());
   EXPECT_EQ(json["architecture"], "checkpoint");
@@ -60,6 +60,7 @@ TEST_F(CliBenchInfer, FiguresAddUp) {
     EXPECT_NEAR(row["tokens_per_second"].get<double>(), rates[1], 1e-9 * rates[1]);
     EXPECT_NEAR(row["tokens_per_second_min"].get<double>(), rates[0], 1e-9 * rates[0]);
     EXPECT_NEAR(row["tokens_per_second_max"].get<double>(), rates[2], 1e-9 * rates[2]);
+    EXPECT_NEAR(row["tokens_per_second_summary"]["median"].get<double>(), rates[1], 1e-9 * rates[1]);
     EXPECT_NEAR(row["flops_per_second"].get<double>(), row["flops"].get<double>() * rates[1] / tokens, 1e-3 * rates[1]);
     if (!decode) continue;
     EXPECT_EQ(row["depth"], 20);
@@ -90,11 +91,17 @@ TEST_F(CliBenchInfer, TablesOfAPublishedModel) {
     EXPECT_TRUE(contains(result.out, part)) << part << "\n" << result.out;
   }
   EXPECT_EQ(std::count(result.out.begin(), result.out.end(), '['), 1) << "one round has no range\n" << result.out;
-  const ProgramResult decode = run_quern("bench infer " + path + " --prompt 0 --decode 5 --rounds 2");
+  const ProgramResult decode = run_quern("bench infer " + path + " --prompt 0 --decode 5 --rounds 2 --warmup 0");
   EXPECT_FALSE(contains(decode.out, "| prefill |")) << decode.out;
   EXPECT_EQ(std::count(decode.out.begin(), decode.out.end(), '['), 2) << decode.out;
-  const ProgramResult prefill = run_quern("bench infer " + path + " --prompt 9 --decode 0 --rounds 1");
+  const ProgramResult prefill = run_quern("bench infer " + path + " --prompt 9 --decode 0 --rounds 1 --warmup 0");
   EXPECT_FALSE(contains(prefill.out, "| depth |")) << prefill.out;
+  const ProgramResult csv = run_quern("bench infer " + path + " --prompt 9 --decode 2 --depth 3 --rounds 6 --warmup 0 --csv");
+  ASSERT_EQ(csv.code, 0) << csv.err;
+  EXPECT_EQ(csv.out.rfind("kind,prompt,depth,sequences,rounds,tokens_per_second,low,high,coverage,spread,", 0), 0U) << csv.out;
+  EXPECT_TRUE(contains(csv.out, "\nprefill,9,,1,6,")) << csv.out;
+  EXPECT_TRUE(contains(csv.out, "\ndecode,,3,1,6,")) << csv.out;
+  EXPECT_EQ(std::count(csv.out.begin(), csv.out.end(), '\n'), 3) << csv.out;
 }
 
 TEST_F(CliBenchInfer, AShapeNeedsNoFile) {

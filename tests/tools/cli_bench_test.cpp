@@ -87,6 +87,11 @@ TEST_F(CliBench, TableAndProfile) {
                            "weight gradient", "optimizer"}) {
     EXPECT_TRUE(contains(result.out, part)) << part << "\n" << result.out;
   }
+  const ProgramResult csv = bench("--precision f32 --csv");
+  ASSERT_EQ(csv.code, 0) << csv.err;
+  EXPECT_EQ(csv.out.rfind("run,precision,instruction set,threads,batch,context,tokens_per_step,rounds,", 0), 0U) << csv.out;
+  EXPECT_TRUE(contains(csv.out, "\n\"tiny\",f32,")) << csv.out;
+  EXPECT_EQ(std::count(csv.out.begin(), csv.out.end(), '\n'), 2) << csv.out;
   const auto profiled = bench_json("--profile"), plain = bench_json("");
   EXPECT_TRUE(profiled[0].contains("profile"));
   EXPECT_FALSE(plain[0].contains("profile"));
