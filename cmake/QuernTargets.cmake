@@ -21,6 +21,17 @@ function(quern_common_options target)
     target_compile_options(${target} PRIVATE -Werror)
   endif()
   set_target_properties(${target} PROPERTIES INTERPROCEDURAL_OPTIMIZATION ${QUERN_LTO})
+  # Counts of a run's branches steer a second build in the same folder (tools/build_pgo.sh). What was not run keeps the usual
+  # optimization, for other machines take other paths.
+  if(QUERN_PROFILE STREQUAL "generate")
+    target_compile_options(${target} PUBLIC -fprofile-generate=${PROJECT_BINARY_DIR}/profile -fprofile-update=prefer-atomic)
+    target_link_options(${target} PUBLIC -fprofile-generate=${PROJECT_BINARY_DIR}/profile)
+  elseif(QUERN_PROFILE STREQUAL "use")
+    target_compile_options(${target} PRIVATE -fprofile-use=${PROJECT_BINARY_DIR}/profile -fprofile-correction
+                                             -fprofile-partial-training -Wno-missing-profile)
+  elseif(QUERN_PROFILE)
+    message(FATAL_ERROR "QUERN_PROFILE is generate, use or empty, not ${QUERN_PROFILE}")
+  endif()
   # Kernels hold inlined code that takes clang minutes to instrument, and no input of a fuzzer steers them.
   if(QUERN_SANITIZE AND NOT (QUERN_FUZZ AND target STREQUAL "quern_math"))
     # A finding ends the program: without this an undefined-behaviour report would be printed and the test would pass.
