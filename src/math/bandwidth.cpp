@@ -4,6 +4,7 @@
 #include <atomic>
 #include <chrono>
 #include <cstdint>
+#include <vector>
 
 #if defined(__x86_64__)
 #include <emmintrin.h>
@@ -53,16 +54,20 @@ double memory_read_bandwidth(ThreadTeam& team, double seconds) {
   double best = 0.0;
   bool done = false;                  // written by thread 0 before a barrier, read by all after it
   std::atomic<std::uint64_t> sum{0};  // keeps the reads
+  // When each member left the barrier. The pass began with the first of them: one that slept there is late, and pieces that
+  // others read before it wakes would count as read in no time.
+  std::vector<Clock::time_point> starts(static_cast<std::size_t>(team.size()));
   const Clock::time_point begin = Clock::now();
   team.run([&](TeamMember& member) {
     while (!done) {
       member.for_each(kPieces, [&](std::int64_t piece) { write_past_caches(words + piece * kPieceWords); });
       member.barrier();
-      const Clock::time_point start = Clock::now();
+      starts[static_cast<std::size_t>(member.index())] = Clock::now();
       std::uint64_t own = 0;
       member.for_each(kPieces, [&](std::int64_t piece) { own += read(words + piece * kPieceWords); });
       if (member.index() == 0) {
         const Clock::time_point now = Clock::now();
+        const Clock::time_point start = *std::min_element(starts.begin(), starts.begin() + member.count());
         best = std::max(best, static_cast<double>(kBufferBytes) / std::chrono::duration<double>(now - start).count());
         done = std::chrono::duration<double>(now - begin).count() >= seconds;
       }
