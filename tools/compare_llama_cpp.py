@@ -75,7 +75,7 @@ def run(command, what, **settings):
 
 
 def quern_round(options, model):
-    command = [*options.wrap, options.quern, "bench", "infer", model, "--json", "--rounds", "1", "--prompt",
+    command = [*options.wrap, options.quern, "bench", "infer", model, "--json", "--warmup", "1", "--rounds", "1", "--prompt",
                str(options.prompt), "--decode", str(options.decode), "--depth", str(options.depth), "--threads",
                str(options.threads), "--kv-type", options.kv_type]
     return json.loads(run(command, "Quern"))
