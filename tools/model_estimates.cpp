@@ -5,6 +5,7 @@
 
 #include "infer/quantize_mix.hpp"
 #include "math/block_formats.hpp"
+#include "math/cpu_features.hpp"
 #include "math/system_files.hpp"
 #include "summary_report.hpp"
 
@@ -25,9 +26,12 @@ std::string rate_text(double expected, double wall) {
 
 MachineWalls walls_of(const HardwareReport& report, const MachineMeasurement& measurement) {
   const bool tiles = measurement.instruction_set == isa_name(Isa::amx);
+  const bool pairs =
+      measurement.instruction_set == isa_name(Isa::avx512_vnni) && has_fast_bf16(report.features, Isa::avx512_vnni);
   return {.read_bytes_per_second = measurement.bandwidth(0, StreamAccess::read).maximum,
           .f32_flops = measurement.peak(PeakType::f32).maximum,
           .bf16_tile_flops = tiles ? measurement.peak(PeakType::bf16).maximum : 0.0,
+          .bf16_pair_flops = pairs ? measurement.peak(PeakType::bf16).maximum : 0.0,
           .usable_bytes = report.memory.usable_bytes};
 }
 
@@ -62,6 +66,7 @@ Result<std::vector<ModelEstimate>> estimate_models(const EstimateChoice& choice,
 std::string estimates_text(const std::vector<ModelEstimate>& estimates, const EstimateChoice& choice,
                            const MachineWalls& walls) {
   const ReachedShares& shares = reached_shares();
+  const PrefillRoof roof = prefill_roof(walls, shares, false), with_experts = prefill_roof(walls, shares, true);
   std::string text = fmt::format(
       "What published models would need and give here, from their shapes. Memory: weights, a cache of {} tokens in {} and\n"
       "working memory, of {} that this process may take. Decode: at the end of that context, one sequence; in brackets the "
@@ -72,10 +77,8 @@ std::string estimates_text(const std::vector<ModelEstimate>& estimates, const Es
       "in brackets the wall, {:.0f} GFLOP/s of {}, of which Quern reached {:.1f} %{}.\n\n",
       choice.options.context_tokens, block_format(choice.options.kv_type).name, byte_count_text(walls.usable_bytes),
       walls.read_bytes_per_second * 1e-9, 100.0 * shares.decode_dense, 100.0 * shares.decode_experts,
-      choice.options.prompt_tokens, (walls.bf16_tile_flops > 0.0 ? walls.bf16_tile_flops : walls.f32_flops) * 1e-9,
-      walls.bf16_tile_flops > 0.0 ? "bf16 tiles" : "f32 vectors",
-      100.0 * (walls.bf16_tile_flops > 0.0 ? shares.prefill_tiles : shares.prefill_vectors),
-      walls.bf16_tile_flops > 0.0 ? fmt::format(" (with experts {:.1f} %)", 100.0 * shares.prefill_tiles_experts) : "");
+      choice.options.prompt_tokens, roof.flops * 1e-9, roof.what, 100.0 * roof.share,
+      with_experts.share != roof.share ? fmt::format(" (with experts {:.1f} %)", 100.0 * with_experts.share) : "");
   text +=
       "| model | type | weights | read a token | KV cache | fits | decode, tokens/s (wall) | prefill, tokens/s (wall) |\n"
       "|---|---|---|---|---|---|---|---|\n";
@@ -118,12 +121,15 @@ Json estimates_json(const std::vector<ModelEstimate>& estimates, const EstimateC
            {{"read_bytes_per_second", walls.read_bytes_per_second},
             {"f32_flops", walls.f32_flops},
             {"bf16_tile_flops", walls.bf16_tile_flops},
+            {"bf16_pair_flops", walls.bf16_pair_flops},
             {"usable_bytes", walls.usable_bytes}}},
           {"reached_shares",
            {{"decode_dense", shares.decode_dense},
             {"decode_experts", shares.decode_experts},
             {"prefill_tiles", shares.prefill_tiles},
             {"prefill_tiles_experts", shares.prefill_tiles_experts},
+            {"prefill_pairs", shares.prefill_pairs},
+            {"prefill_pairs_experts", shares.prefill_pairs_experts},
             {"prefill_vectors", shares.prefill_vectors}}},
           {"models", std::move(models)}};
 }

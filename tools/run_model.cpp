@@ -178,6 +178,8 @@ Result<std::unique_ptr<RunningModel>> prepare_run(const ModelOptions& options) {
   if (options.task_bytes > 0) running->backend.blocks.task_bytes = options.task_bytes;
   running->backend.blocks.block_rows = options.block_rows;
   if (options.batch > 0) running->batch = options.batch;
+  if (options.affinity != "auto") running->affinity = options.affinity;
+  if (options.numa != "auto") running->numa = options.numa;
   running->arena = !options.no_arena;
   running->kv_cache = !options.no_kv_cache;
   running->kv_type = *kv_type;

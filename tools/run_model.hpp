@@ -57,6 +57,7 @@ struct RunningModel {
   ThreadTeam team;
   std::unique_ptr<LoadedModel> model;
   std::optional<ElementType> kv_type;
+  std::string affinity = "none", numa = "local";
   std::int64_t batch = kDefaultBatch;  ///< tokens of a prompt that are computed together
   bool arena = true, kv_cache = true;
   double load_seconds = 0.0;

@@ -44,6 +44,8 @@ const ReachedShares& reached_shares() {
                                          .decode_experts = 0.45,
                                          .prefill_tiles = 0.236,
                                          .prefill_tiles_experts = 0.117,
+                                         .prefill_pairs = 0.81,
+                                         .prefill_pairs_experts = 0.73,
                                          .prefill_vectors = 0.5};
   return kShares;
 }
@@ -89,6 +91,16 @@ Result<ModelCost> model_cost(const PublishedShape& shape, std::string_view mix, 
   return cost;
 }
 
+PrefillRoof prefill_roof(const MachineWalls& walls, const ReachedShares& shares, bool experts) {
+  if (walls.bf16_tile_flops > 0.0) {
+    return {walls.bf16_tile_flops, experts ? shares.prefill_tiles_experts : shares.prefill_tiles, "bf16 tiles"};
+  }
+  if (walls.bf16_pair_flops > 0.0) {
+    return {walls.bf16_pair_flops, experts ? shares.prefill_pairs_experts : shares.prefill_pairs, "bf16 pairs"};
+  }
+  return {walls.f32_flops, shares.prefill_vectors, "f32 vectors"};
+}
+
 RunEstimate estimate_run(const PublishedShape& shape, const ModelCost& cost, const MachineWalls& walls,
                          const ReachedShares& shares) {
   RunEstimate estimate;
@@ -97,11 +109,9 @@ RunEstimate estimate_run(const PublishedShape& shape, const ModelCost& cost, con
   const double bytes = static_cast<double>(cost.weight_bytes_per_token) + cost.kv_bytes_per_token;
   estimate.decode_wall = walls.read_bytes_per_second / bytes;
   estimate.decode = estimate.decode_wall * (experts ? shares.decode_experts : shares.decode_dense);
-  const bool tiles = walls.bf16_tile_flops > 0.0;
-  estimate.prefill_wall = (tiles ? walls.bf16_tile_flops : walls.f32_flops) / cost.prefill_flops_per_token;
-  double share = shares.prefill_vectors;
-  if (tiles) share = experts ? shares.prefill_tiles_experts : shares.prefill_tiles;
-  estimate.prefill = estimate.prefill_wall * share;
+  const PrefillRoof roof = prefill_roof(walls, shares, experts);
+  estimate.prefill_wall = roof.flops / cost.prefill_flops_per_token;
+  estimate.prefill = estimate.prefill_wall * roof.share;
   return estimate;
 }
 

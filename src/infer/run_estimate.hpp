@@ -19,6 +19,7 @@ struct MachineWalls {
   double read_bytes_per_second = 0.0;  ///< from memory, all threads
   double f32_flops = 0.0;              ///< multiply-adds on registers, all threads
   double bf16_tile_flops = 0.0;        ///< matrix tiles on registers; 0: there are none
+  double bf16_pair_flops = 0.0;        ///< dot products of bf16 pairs on registers, where faster than f32; else 0
   std::uint64_t usable_bytes = 0;      ///< memory that this process may take
 };
 
@@ -29,9 +30,19 @@ struct ReachedShares {
   double decode_experts = 0.0;  ///< the same where a token takes some experts of many
   double prefill_tiles = 0.0;   ///< of bf16 tiles
   double prefill_tiles_experts = 0.0;
-  double prefill_vectors = 0.0;  ///< of f32 multiply-adds, where there are no tiles
+  double prefill_pairs = 0.0;  ///< of dot products of bf16 pairs, where there are no tiles
+  double prefill_pairs_experts = 0.0;
+  double prefill_vectors = 0.0;  ///< of f32 multiply-adds, where there is neither
 };
 [[nodiscard]] const ReachedShares& reached_shares();
+
+/// What bounds a prompt, and how much of it is expected.
+struct PrefillRoof {
+  double flops = 0.0;
+  double share = 0.0;
+  std::string_view what;  ///< "bf16 tiles", "bf16 pairs" or "f32 vectors"
+};
+[[nodiscard]] PrefillRoof prefill_roof(const MachineWalls& walls, const ReachedShares& shares, bool experts);
 
 /// Bytes and operations of one model in one mix.
 struct ModelCost {

@@ -163,7 +163,8 @@ TEST_F(CliBenchReport, SweepsAndSwitchesBecomeSettings) {
   };
   Json sweep = {{"bench", "sweep"}, {"what", "infer"}, {"name", "m.gguf"}, {"rows", Json::array()}};
   for (const auto& [affinity, rate] : {std::pair{"none", 100.0}, std::pair{"compact", 125.0}}) {
-    sweep["rows"].push_back({{"group", "decode"},
+    sweep["rows"].push_back({{"kind", "decode"},
+                             {"work", "1 at depth 0"},
                              {"settings", {{"affinity", affinity}, {"threads", "2"}}},
                              {"tokens_per_second", summary(rate)}});
   }
@@ -176,6 +177,25 @@ TEST_F(CliBenchReport, SweepsAndSwitchesBecomeSettings) {
     EXPECT_TRUE(contains(settings, part)) << part << settings;
   }
   EXPECT_TRUE(contains(section(html, "recommendations"), "with the KV cache 4.00 times as fast as without.")) << html;
+}
+
+TEST_F(CliBenchReport, ReadsWhatSweepAndTunePrint) {
+  const ProgramResult sweep =
+      run_quern("bench sweep infer " + model() + " --threads 1,2 --prompt 4 --decode 1 --rounds 1 --warmup 0 --json");
+  ASSERT_EQ(sweep.code, 0) << sweep.err;
+  const ProgramResult tune = run_quern("tune " + model() + " --prompt 4 --decode 1 --rounds 1 --warmup 0 --dry-run --json");
+  ASSERT_EQ(tune.code, 0) << tune.err;
+  const std::string html = page(folder().write("sweep.json", sweep.out) + " " + folder().write("tune.json", tune.out));
+  EXPECT_TRUE(contains(section(html, "threads"), "prefill")) << html;
+  EXPECT_TRUE(contains(section(html, "settings"), "Speed by task_bytes")) << section(html, "settings");
+}
+
+TEST_F(CliBenchReport, InstructionSetsThatAreNotToldApartAreNotRanked) {
+  Json portable = infer_result("m.gguf", 1e9, 1, 10.01);
+  portable["isa"] = "portable";
+  const std::string html = page(write("avx2.json", infer_result("m.gguf", 1e9, 1, 10.0)) + " " + write("p.json", portable));
+  EXPECT_TRUE(contains(section(html, "recommendations"), "are not told apart")) << html;
+  EXPECT_FALSE(contains(section(html, "recommendations"), "leave QUERN_ISA")) << html;
 }
 
 TEST_F(CliBenchReport, WhatFilesSayStaysText) {

@@ -158,9 +158,12 @@ void advise_hardware(const ReportData& data, std::vector<std::string>& out) {
     if (!first_of_kind(series.what)) continue;
     const auto by_rate = [](const SeriesPoint& a, const SeriesPoint& b) { return a.at->rate.median < b.at->rate.median; };
     const auto [slow, fast] = std::minmax_element(series.points.begin(), series.points.end(), by_rate);
+    const Comparison beside = compare(slow->at->rate, fast->at->rate);
     out.push_back(
-        fmt::format("Hardware, {}: {} is {:.2f} times as fast as {}; leave QUERN_ISA unset unless it names that one.",
-                    series.name, fast->value, fast->at->rate.median / slow->at->rate.median, slow->value));
+        beside.difference == Difference::not_told_apart
+            ? fmt::format("Hardware, {}: {} and {} are not told apart.", series.name, slow->value, fast->value)
+            : fmt::format("Hardware, {}: {} is {:.2f} times as fast as {}; leave QUERN_ISA unset unless it names that one.",
+                          series.name, fast->value, beside.ratio, slow->value));
   }
   const bool waits = std::any_of(data.measurements.begin(), data.measurements.end(),
                                  [](const Measurement& one) { return one.memory_share.value_or(0.0) >= kMemoryBound; });

@@ -148,21 +148,61 @@ Result<void> add_sweep(ReportData& data, const JsonPlace& place, ReportSource& s
   const auto rows = place.list("rows");
   if (!rows) return tl::make_unexpected(rows.error());
   for (const JsonPlace& row : *rows) {
-    const auto group = row.text("group");
-    if (!group) return tl::make_unexpected(group.error());
+    const auto kind = row.text("kind");
+    if (!kind) return tl::make_unexpected(kind.error());
     const auto settings = row.object("settings");
     if (!settings) return tl::make_unexpected(settings.error());
     auto rate = row.summary("tokens_per_second");
     if (!rate) return tl::make_unexpected(rate.error());
-    Measurement one{.source = data.sources.size(), .what = *group, .settings = {{"model", source.about}}, .rate = *rate};
+    Measurement one{.source = data.sources.size(), .what = *kind, .settings = {{"model", source.about}}, .rate = *rate};
     for (const std::string& key : settings->keys()) {
       const auto value = settings->text(key.c_str());
       if (!value) return tl::make_unexpected(value.error());
-      if (!value->empty()) one.settings.emplace_back(key, *value);
+      // As results of `quern bench infer` call them; a batch of training is something else.
+      const bool chunk = key == "batch" && *kind != "train";
+      if (!value->empty()) one.settings.emplace_back(chunk ? "prompt chunk" : key == "NUMA" ? "numa" : key, *value);
     }
     data.measurements.push_back(std::move(one));
   }
   return {};
+}
+
+/// Candidates of a setting that was chosen, named as what they were judged by.
+Result<void> add_candidates(ReportData& data, const std::string& model, const std::string& setting, const std::string& by,
+                            const std::vector<JsonPlace>& candidates) {
+  for (const JsonPlace& candidate : candidates) {
+    const auto value = candidate.text("value");
+    if (!value) return tl::make_unexpected(value.error());
+    const auto rate = candidate.summary("tokens_per_second");
+    if (!rate) return tl::make_unexpected(rate.error());
+    data.measurements.push_back({.source = data.sources.size(),
+                                 .what = by.starts_with("a ") ? by.substr(2) : by,
+                                 .settings = {{"model", model}, {setting, *value}},
+                                 .rate = *rate});
+  }
+  return {};
+}
+
+Result<void> add_tune(ReportData& data, const JsonPlace& place, ReportSource& source) {
+  const auto model = place.text("model");
+  if (!model) return tl::make_unexpected(model.error());
+  source.about = *model;
+  const auto choices = place.list("choices");
+  if (!choices) return tl::make_unexpected(choices.error());
+  std::string by = "request";  // what the first stage, and both ends, were judged by
+  for (const JsonPlace& choice : *choices) {
+    const auto setting = choice.text("setting");
+    if (!setting) return tl::make_unexpected(setting.error());
+    const auto metric = choice.text("by");
+    if (!metric) return tl::make_unexpected(metric.error());
+    if (&choice == &choices->front()) by = *metric;
+    const auto candidates = choice.list("candidates");
+    if (!candidates) return tl::make_unexpected(candidates.error());
+    if (auto added = add_candidates(data, *model, *setting, *metric, *candidates); !added) return added;
+  }
+  const auto ends = place.list("defaults_and_tuned");
+  if (!ends) return tl::make_unexpected(ends.error());
+  return add_candidates(data, *model, "settings", by, *ends);
 }
 
 Result<void> add_kernels(ReportData& data, const JsonPlace& place, ReportSource& source) {
@@ -235,6 +275,10 @@ Result<void> add_by_kind(ReportData& data, const Json& json, ReportSource& sourc
   if (bench == "kernels" && place.has("rows")) {
     source.bench = "kernels";
     return add_kernels(data, place, source);
+  }
+  if (place.has("tune") && place.has("choices")) {
+    source.bench = "tune";
+    return add_tune(data, place, source);
   }
   if (bench == "sweep" && place.has("rows")) {
     source.bench = "sweep";
