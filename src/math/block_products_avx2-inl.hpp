@@ -9,6 +9,8 @@ constexpr bool kKeepsSigns = true;
 /// Tokens that share the loads of a slab's codes.
 constexpr int kTokensAtOnce = 2;
 
+/// Both are for VPDPBUSD.
+constexpr bool kPairsOfGroups = false;
 constexpr bool kDirectProducts = false;
 inline Ints add_direct(Ints acc, Ints /*codes*/, const std::int8_t* /*x*/) { return acc; }
 

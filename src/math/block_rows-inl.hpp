@@ -105,6 +105,64 @@ void multiply(BytesAhead& ahead, const Slab& slab, const ActivationRow* x, std::
   }
 }
 
+/// multiply() for the slabs of two groups: sums[0] belong to the first. The same products in the same order.
+template <class Format, int T>
+void multiply_pair(BytesAhead& ahead, const Slab& first, const Slab& second, const ActivationRow* x, std::int64_t col,
+                   int blocks, float* const (&sums)[2]) {
+  constexpr int kVectors = Format::kPer16 ? 4 : 8;
+  constexpr int kFetches = 2 * kLinesPerPart<Format>;
+  TokenSlab token[T];
+  const std::int8_t* values[T];
+  Floats sum[2][T][2];
+#pragma GCC unroll 4
+  for (int j = 0; j < T; ++j) {
+    prepare<Format>(x[j], col, blocks, token[j]);
+    values[j] = x[j].values + col;
+#pragma GCC unroll 2
+    for (int i = 0; i < 2; ++i) {
+      sum[i][j][0] = load_floats(sums[i] + 2 * kRows * j);
+      sum[i][j][1] = load_floats(sums[i] + 2 * kRows * j + kRows);
+    }
+  }
+  const int parts = Format::kPer16 ? 2 * blocks : blocks;
+  const auto part = [&](int k, int odd) __attribute__((always_inline)) {
+    ahead.fetch<kFetches>();
+    Ints acc[2][T];
+    const std::int8_t* at[T];
+#pragma GCC unroll 4
+    for (int j = 0; j < T; ++j) {
+      acc[0][j] = acc[1][j] = every_int(token[j].first[k]);
+      at[j] = values[j] + 4 * kVectors * k;
+    }
+    add_pair_products<kVectors, T>(first.vector(kVectors * k), second.vector(kVectors * k), at, acc);
+#pragma GCC unroll 2
+    for (int i = 0; i < 2; ++i) {
+      const Slab& slab = i == 0 ? first : second;
+      const Floats scale = load_floats(slab.scales + kRows * k);
+#pragma GCC unroll 4
+      for (int j = 0; j < T; ++j) {
+        Floats& to = sum[i][j][odd];
+        to = add_product(to_floats(acc[i][j]), product_of(scale, every_float(token[j].scale[k])), to);
+        if constexpr (Format::kMin) to = add_product(load_floats(slab.mins + kRows * k), every_float(token[j].sum[k]), to);
+      }
+    }
+  };
+  int k = 0;
+  for (; k + 2 <= parts; k += 2) {
+    part(k, 0);
+    part(k + 1, 1);
+  }
+  if (k < parts) part(k, 0);
+#pragma GCC unroll 4
+  for (int j = 0; j < T; ++j) {
+#pragma GCC unroll 2
+    for (int i = 0; i < 2; ++i) {
+      store_floats(sums[i] + 2 * kRows * j, sum[i][j][0]);
+      store_floats(sums[i] + 2 * kRows * j + kRows, sum[i][j][1]);
+    }
+  }
+}
+
 /// Tokens whose sums are kept while a group of rows passes.
 constexpr std::int64_t kTokensInPass = 32;
 
@@ -149,6 +207,15 @@ __attribute__((always_inline)) inline void multiply_direct(Unpack&& unpack, cons
   store_floats(sums + kRows, sum[1]);
 }
 
+/// Rows that lie `stride` bytes apart.
+inline RowGroup row_group(const std::byte* first, std::size_t stride, BytesAhead& ahead) {
+  RowGroup group;
+  group.stride = stride;
+  for (int i = 0; i < kRows / 4; ++i) group.at[i] = first + static_cast<std::size_t>(4 * i) * stride;
+  group.ahead = &ahead;
+  return group;
+}
+
 /// A group of rows, gone through 256 columns (or the last fewer) at a time: visit(unpack, col, blocks), where unpack(slab)
 /// unpacks them into a Slab or what has its members. Where there are fewer than kRows rows, the missing ones are zeros.
 template <class Format>
@@ -168,21 +235,13 @@ struct GroupWalk {
     if (interleaved) {
       walk(InterleavedRows{.at = start, .ahead = group_ahead}, visit);
     } else if (rows == kRows) {
-      walk(row_group(start, row_bytes), visit);
+      walk(row_group(start, row_bytes, *ahead), visit);
     } else {
       walk_some(visit);
     }
   }
 
  private:
-  [[nodiscard]] RowGroup row_group(const std::byte* first, std::size_t stride) const {
-    RowGroup group;
-    group.stride = stride;
-    for (int i = 0; i < kRows / 4; ++i) group.at[i] = first + static_cast<std::size_t>(4 * i) * stride;
-    group.ahead = ahead;
-    return group;
-  }
-
   [[nodiscard]] int blocks_at(std::int64_t col) const {
     const std::int64_t left = (cols - col) / kActivationBlock;
     return left < 8 ? static_cast<int>(left) : 8;
@@ -202,7 +261,7 @@ struct GroupWalk {
   void walk_some(Visit&& visit) const {
     alignas(64) std::byte copy[kRows * kStepBytes];
     __builtin_memset(copy, 0, sizeof copy);
-    const RowGroup group = row_group(copy, static_cast<std::size_t>(kStepBytes));
+    const RowGroup group = row_group(copy, static_cast<std::size_t>(kStepBytes), *ahead);
     std::size_t offset = 0;
     for (std::int64_t col = 0; col < cols; col += kSlabCols, offset += static_cast<std::size_t>(kStepBytes)) {
       const int blocks = blocks_at(col);
@@ -215,6 +274,63 @@ struct GroupWalk {
     }
   }
 };
+
+/// Results of a group from its tokens' sums, to rows first .. first + rows - 1.
+inline void write_results(const BlockDot& d, const float* sums, std::int64_t first, std::int64_t rows, std::int64_t token,
+                          std::int64_t tokens) {
+  for (std::int64_t t = 0; t < tokens; ++t) {
+    const float* from = sums + 2 * kRows * t;
+    const Floats total = sum_of(load_floats(from), load_floats(from + kRows));
+    float* out = d.out + (token + t) * d.out_stride + first;
+    if (rows == kRows) {
+      store_row_results(out, total);
+    } else {
+      alignas(64) float some[kRows];
+      store_floats(some, total);
+      for (std::int64_t r = 0; r < rows; ++r) out[r] = some[r];
+    }
+  }
+}
+
+/// Two whole groups, rows first .. first + 2 kRows - 1, for more than one token.
+template <class Format>
+void dot_two_groups(const BlockDot& d, std::int64_t first, std::int64_t token, std::int64_t tokens, const std::byte* ahead,
+                    std::int64_t ahead_bytes) {
+  alignas(64) float sums[2][kTokensInPass * 2 * kRows];
+  for (auto& group : sums) {
+    for (std::int64_t i = 0; i < tokens * 2 * kRows; i += kRows) store_floats(group + i, zero_floats());
+  }
+  const std::byte* const start = d.weight + static_cast<std::size_t>(first) * d.row_bytes;
+  BytesAhead far(ahead == nullptr ? start : ahead, d.interleaved ? 0 : ahead_bytes);
+  const std::int64_t slabs = (d.cols + kSlabCols - 1) / kSlabCols;
+  Slab slab[2];
+  const auto go = [&](const auto& group0, const auto& group1) __attribute__((always_inline)) {
+    std::size_t offset = 0;
+    for (std::int64_t col = 0; col < d.cols; col += kSlabCols, offset += GroupWalk<Format>::kStepBytes) {
+      const std::int64_t left = (d.cols - col) / kActivationBlock;
+      const int blocks = left < 8 ? static_cast<int>(left) : 8;
+      if (!d.interleaved) far.fetch_up_to(ahead_bytes * (col / kSlabCols + 1) / slabs - 128 * kRows);
+      Format::unpack(group0, offset, blocks, slab[0]);
+      Format::unpack(group1, offset, blocks, slab[1]);
+      const auto multiply_some = [&]<int T>(std::int64_t t) __attribute__((always_inline)) {
+        float* const to[2] = {sums[0] + 2 * kRows * t, sums[1] + 2 * kRows * t};
+        multiply_pair<Format, T>(far, slab[0], slab[1], d.x + token + t, col, blocks, to);
+      };
+      std::int64_t t = 0;
+      for (; t + kTokensAtOnce <= tokens; t += kTokensAtOnce) multiply_some.template operator()<kTokensAtOnce>(t);
+      for (; t < tokens; ++t) multiply_some.template operator()<1>(t);
+    }
+  };
+  const std::byte* const second = start + static_cast<std::size_t>(kRows) * d.row_bytes;
+  if (d.interleaved) {
+    const std::ptrdiff_t distance = ahead == nullptr ? 0 : ahead - start;
+    go(InterleavedRows{.at = start, .ahead = distance}, InterleavedRows{.at = second, .ahead = distance});
+  } else {
+    go(row_group(start, d.row_bytes, far), row_group(second, d.row_bytes, far));
+  }
+  write_results(d, sums[0], first, kRows, token, tokens);
+  write_results(d, sums[1], first + kRows, kRows, token, tokens);
+}
 
 /// One group: rows first .. first + kRows - 1, or all of them where there are fewer.
 template <class Format>
@@ -253,18 +369,7 @@ void dot_group(const BlockDot& d, std::int64_t first, std::int64_t rows, std::in
       for (; t < tokens; ++t) multiply<Format, 1>(far, slab, d.x + token + t, col, blocks, sums + 2 * kRows * t);
     });
   }
-  for (std::int64_t t = 0; t < tokens; ++t) {
-    const float* from = sums + 2 * kRows * t;
-    const Floats total = sum_of(load_floats(from), load_floats(from + kRows));
-    float* out = d.out + (token + t) * d.out_stride + first;
-    if (rows == kRows) {
-      store_row_results(out, total);
-    } else {
-      alignas(64) float some[kRows];
-      store_floats(some, total);
-      for (std::int64_t r = 0; r < rows; ++r) out[r] = some[r];
-    }
-  }
+  write_results(d, sums, first, rows, token, tokens);
 }
 
 /// Groups of rows one after the other; the last one reaches back where rows are not whole groups, which computes some rows
@@ -273,7 +378,17 @@ template <class Format>
 void walk_rows(const BlockDot& d) {
   for (std::int64_t token = 0; token < d.tokens; token += kTokensInPass) {
     const std::int64_t tokens = d.tokens - token < kTokensInPass ? d.tokens - token : kTokensInPass;
-    for (std::int64_t row = 0; row < d.rows; row += kRows) {
+    std::int64_t row = 0;
+    if constexpr (kPairsOfGroups) {
+      for (; tokens > 1 && row + 2 * kRows <= d.rows; row += 2 * kRows) {
+        const std::int64_t after = d.rows - row - 2 * kRows;
+        const std::int64_t ahead_rows =
+            after > 0 ? (after < 2 * kRows ? after : 2 * kRows) : (d.ahead == nullptr ? 0 : 2 * kRows);
+        const std::byte* ahead = after > 0 ? d.weight + static_cast<std::size_t>(row + 2 * kRows) * d.row_bytes : d.ahead;
+        dot_two_groups<Format>(d, row, token, tokens, ahead, ahead_rows * static_cast<std::int64_t>(d.row_bytes));
+      }
+    }
+    for (; row < d.rows; row += kRows) {
       const std::int64_t left = d.rows - row;
       const std::int64_t first = left >= kRows || d.rows < kRows ? row : d.rows - kRows;
       const std::int64_t after = left - kRows;

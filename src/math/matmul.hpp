@@ -26,10 +26,10 @@ enum class WeightLayout : std::uint8_t {
 enum class WeightPrecision : std::uint8_t {
   /// Every element is decoded to f32, exactly, and f32 products are formed: the bits of the same weight decoded and packed.
   f32,
-  /// Up to kFastRows rows: blocks against int8 activations (block_kernels.hpp) where the format has such dot products,
-  /// floats
-  /// against f32; other formats are decoded to f32. More rows: f32 weights as in `f32`; others, and x, are rounded to bf16
-  /// where the instruction set multiplies that. The Eigen backend computes all this in f32.
+  /// Blocks against int8 activations (block_kernels.hpp) where the format has such dot products, with AMX and in portable
+  /// code up to kFastRows rows; floats against f32 up to as many; other formats are decoded to f32. Where rows are more: f32
+  /// weights as in `f32`; others, and x, are rounded to bf16 where the instruction set multiplies that. The Eigen backend
+  /// computes all this in f32.
   fast
 };
 

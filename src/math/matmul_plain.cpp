@@ -186,8 +186,12 @@ void decode_part(const Backend& backend, ElementType type, const void* data, std
 }
 
 bool takes_dot(const Backend& backend, const ConstMatrix& x, const Weight& w) {
-  return w.layout != WeightLayout::packed && w.precision == WeightPrecision::fast && x.type == ElementType::f32 &&
-         x.rows <= kFastRows && (is_float(w.type) || backend.kernels->blocks->has_dot(w.type));
+  if (w.layout == WeightLayout::packed || w.precision != WeightPrecision::fast || x.type != ElementType::f32) return false;
+  if (is_float(w.type)) return x.rows <= kFastRows;
+  if (!backend.kernels->blocks->has_dot(w.type)) return false;
+  // Of vector instructions those for integers multiply fastest; only tiles of bf16 pay for decoding weights first.
+  const bool vectors = backend.kernels->isa != Isa::amx && backend.kernels->isa != Isa::portable;
+  return vectors || x.rows <= kFastRows;
 }
 
 std::int64_t dot_scratch_bytes(std::int64_t max_rows, std::int64_t max_cols) {

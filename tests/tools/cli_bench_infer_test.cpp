@@ -24,8 +24,9 @@ class CliBenchInfer : public WithTinyRun {
 };
 
 TEST_F(CliBenchInfer, FiguresAddUp) {
-  const auto json = bench_json(model() + " --prompt 16 --depth 20 --sequences 1,3 --decode 6 --warmup 1 --rounds 3 --threads 2" +
-                               " --precision f32 --kv-type f16 --batch 8");
+  const auto json =
+      bench_json(model() + " --prompt 16 --depth 20 --sequences 1,3 --decode 6 --warmup 1 --rounds 3 --threads 2" +
+                 " --precision f32 --kv-type f16 --batch 8");
   EXPECT_EQ(json["model"], model());
   EXPECT_EQ(json["architecture"], "checkpoint");
   EXPECT_EQ(json["threads"], 2);
@@ -96,9 +97,11 @@ TEST_F(CliBenchInfer, TablesOfAPublishedModel) {
   EXPECT_EQ(std::count(decode.out.begin(), decode.out.end(), '['), 2) << decode.out;
   const ProgramResult prefill = run_quern("bench infer " + path + " --prompt 9 --decode 0 --rounds 1 --warmup 0");
   EXPECT_FALSE(contains(prefill.out, "| depth |")) << prefill.out;
-  const ProgramResult csv = run_quern("bench infer " + path + " --prompt 9 --decode 2 --depth 3 --rounds 6 --warmup 0 --csv");
+  const ProgramResult csv =
+      run_quern("bench infer " + path + " --prompt 9 --decode 2 --depth 3 --rounds 6 --warmup 0 --csv");
   ASSERT_EQ(csv.code, 0) << csv.err;
-  EXPECT_EQ(csv.out.rfind("kind,prompt,depth,sequences,rounds,tokens_per_second,low,high,coverage,spread,", 0), 0U) << csv.out;
+  EXPECT_EQ(csv.out.rfind("kind,prompt,depth,sequences,rounds,tokens_per_second,low,high,coverage,spread,", 0), 0U)
+      << csv.out;
   EXPECT_TRUE(contains(csv.out, "\nprefill,9,,1,6,")) << csv.out;
   EXPECT_TRUE(contains(csv.out, "\ndecode,,3,1,6,")) << csv.out;
   EXPECT_EQ(std::count(csv.out.begin(), csv.out.end(), '\n'), 3) << csv.out;

@@ -129,7 +129,8 @@ TEST_F(CliBenchSweep, CsvHasEverySettingOfEveryRow) {
                 " --prompt 0 --decode 1 --rounds 1 --warmup 0 --threads 1 --isa portable --kv-type f16 --csv");
   ASSERT_EQ(csv.code, 0) << csv.err;
   EXPECT_EQ(csv.out.substr(0, csv.out.find('\n')),
-            "kind,type,instruction set,threads,affinity,NUMA,huge pages,weights,task bytes,block rows,KV type,batch,prompt,depth,sequences,rounds,"
+            "kind,type,instruction set,threads,affinity,NUMA,huge pages,weights,task bytes,block rows,KV "
+            "type,batch,prompt,depth,sequences,rounds,"
             "tokens_per_second,low,high,coverage,spread,of_highest,of_highest_low,of_highest_high,verdict,memory_bytes,"
             "cache_bytes");
   EXPECT_TRUE(contains(csv.out, "\ndecode,,portable,1,none,local,,,65536,0,f16,512,,0,1,1,")) << csv.out;
