@@ -132,14 +132,22 @@ TEST(MatmulPlain, FloatsOfOddLength) {
   }
 }
 
-/// Few rows in fast precision, blocks: against double on the activations as they are quantized, and on those given.
-TEST(MatmulPlain, FewFastRowsMatchQuantizedActivations) {
+/// Whether fast products of m rows multiply blocks with int8 activations where the format has such products.
+bool quantizes_activations(const Path& path, std::int64_t m) {
+  if (path.backend.eigen) return false;
+  const Isa isa = path.backend.kernels->isa;
+  return m <= kFastRows || (isa != Isa::amx && isa != Isa::portable);
+}
+
+/// Fast precision, blocks: against double on the activations as they are quantized, and on those given.
+TEST(MatmulPlain, FastRowsMatchQuantizedActivations) {
   for (const Path& path : paths(false)) {
     for (const ElementType type : kDotTypes) {
       const bool small = block_format(type).block_elements == 32;
       for (const std::int64_t k : {small ? 33 * 32 : 512, small ? 2880 : 2816}) {
-        for (const std::int64_t m : {1, 2, 7, 32}) {
-          constexpr std::int64_t kN = 5;
+        for (const std::int64_t m : {1, 2, 7, 32, 70}) {
+          if (!quantizes_activations(path, m)) continue;
+          const std::int64_t kN = m == 7 ? 75 : 5;
           SCOPED_TRACE(describe(path, type, m, kN, k));
           std::mt19937 random(static_cast<std::uint32_t>(k + m));
           const FileWeight w(type, kN, k, random);
@@ -150,7 +158,7 @@ TEST(MatmulPlain, FewFastRowsMatchQuantizedActivations) {
           AlignedBuffer scales = buffer(static_cast<std::size_t>(k / 32 * 4));
           AlignedBuffer sums = buffer(static_cast<std::size_t>(k / 16 * 2));
           const ActivationRow row{values.as<std::int8_t>(), scales.as<float>(), sums.as<std::int16_t>()};
-          for (std::int64_t i = 0; i < m; i += m == 32 ? 13 : 1) {
+          for (std::int64_t i = 0; i < m; i += m >= 32 ? 13 : 1) {
             path.backend.kernels->blocks->quantize_activations(x.f32.data() + i * x.stride, k, row);
             for (std::int64_t j = 0; j < kN; ++j) {
               const Expected expected = expected_dot(w, j, row);
@@ -176,7 +184,7 @@ TEST(MatmulPlain, ManyFastRowsAndFormatsWithoutDotProductsMatchDouble) {
     for (const ElementType type : weight_types()) {
       const bool has_dot = std::find(std::begin(kDotTypes), std::end(kDotTypes), type) != std::end(kDotTypes);
       for (const std::int64_t m : {5, 33, 100}) {
-        if (m <= kFastRows && has_dot && !path.backend.eigen) continue;
+        if (has_dot && quantizes_activations(path, m)) continue;
         if (m == 100 && type != ElementType::q4_k && type != ElementType::q8_0) continue;
         constexpr std::int64_t kK = 512;
         const std::int64_t n = m == 100 ? 34 : 5;
