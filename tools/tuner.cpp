@@ -247,6 +247,7 @@ Result<TuneOutcome> tune(std::span<const TuneStage> stages, const TunedSettings&
   if (!samples) return tl::make_unexpected(samples.error());
   if ((outcome.stopped = stop())) return outcome;
   outcome.before_after = figures_of(*samples, metric, ends);
+  if (outcome.before_after[1].beside.difference == Difference::lower) outcome.settings = defaults;
   return outcome;
 }
 

@@ -88,7 +88,8 @@ struct TuneChoice {
 struct TuneOutcome {
   TunedSettings settings;
   std::vector<TuneChoice> choices;  ///< of the stages that were finished
-  /// The defaults and `settings`, measured in turns at last; empty where they are the same or the work was interrupted.
+  /// The defaults and what was chosen, measured in turns at last; empty where they are the same or the work was interrupted.
+  /// Where the second is slower after all, `settings` are the defaults.
   std::vector<TuneFigure> before_after;
   bool stopped = false;
 };

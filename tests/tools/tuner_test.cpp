@@ -118,6 +118,27 @@ TEST(Tune, TakesWhatIsFasterAndMeasuresBothEnds) {
   EXPECT_NEAR(outcome.before_after[0].rate.median, before, 0.01 * before);
 }
 
+TEST(Tune, ChoicesThatAreSlowerTogetherAreNotKept) {
+  std::int64_t calls = 0;
+  // Task bytes of 32768 decode faster, as long as nobody looks at whole requests.
+  const TuneMeasure measure = [&](std::span<const TunedSettings> all, TuneMetric metric) -> Result<std::vector<TuneSample>> {
+    ++calls;
+    std::vector<TuneSample> samples(all.size());
+    for (std::size_t i = 0; i < all.size(); ++i) {
+      const bool other = all[i].task_bytes == 32768;
+      samples[i].prefill = rounds(100.0);
+      samples[i].decode = rounds(metric == TuneMetric::decode ? (other ? 20.0 : 10.0) : (other ? 5.0 : 10.0));
+    }
+    return samples;
+  };
+  const auto outcome = tune(tune_stages(space_of("pack:1 core:1 pu:1", 1)), {}, measure, {});
+  ASSERT_TRUE(outcome);
+  EXPECT_EQ(choice_of(*outcome, "task_bytes").value, "32768");
+  ASSERT_EQ(outcome->before_after.size(), 2U);
+  EXPECT_EQ(outcome->before_after[1].beside.difference, Difference::lower);
+  EXPECT_EQ(outcome->settings, TunedSettings{}) << "the last word";
+}
+
 TEST(Tune, KvTypesAreTriedWhereAskedFor) {
   FakeMachine machine;
   machine.decode = [](const TunedSettings& s) { return s.kv_type == "q8_0" ? 12.0 : s.kv_type == "f16" ? 11.0 : 10.0; };
