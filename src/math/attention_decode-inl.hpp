@@ -1,7 +1,7 @@
 // Attention of few query rows, as in decoding, where every key and value is read once and used once or a few times. Lanes
-// are keys while scores are formed and dimensions while values are
-// added up. Each score and each output is the chain of fused multiply-adds that forward_task computes, and the softmax is
-// its own, so a row has the same bits here and there.
+// are keys while scores are formed and dimensions while values are added up. Each score and each output is the chain of
+// fused multiply-adds that forward_task computes, and the softmax adds up in its order, so a row has the same bits here and
+// there.
 #pragma once
 
 #include "math/attention_key_columns-inl.hpp"
@@ -69,6 +69,7 @@ constexpr int kKeyGroups = kRows == 1 ? 4 : (kRows == 2 || (kRows == 4 && kLanes
 
 /// Rows that few_scores works with for `count` of them.
 constexpr std::int64_t score_rows(std::int64_t count) { return count <= 2 ? count : (count <= 4 ? 4 : 8); }
+
 /// to [row, 64] = products of kRows rows with the 64 keys of a block.
 template <class Block, int kRows>
 inline void score_key_block(const KvRows& keys, std::int64_t head_dim, const float* const* q, float* to, LinesAhead& ahead) {
