@@ -57,69 +57,22 @@ __attribute__((always_inline)) inline void prepare(const ActivationRow& x, std::
 template <class Format>
 constexpr int kLinesPerPart = (Format::kBytes == 34 ? 4 : 2) * kRows / 16;
 
-/// Adds a slab's products with T tokens to their sums: those of even blocks and those of odd ones.
-template <class Format, int T>
-void multiply(BytesAhead& ahead, const Slab& slab, const ActivationRow* x, std::int64_t col, int blocks, float* sums) {
+/// Adds the products of kGroups groups' slabs with T tokens to their sums (sums[i] belong to slab i): those of even blocks
+/// and those of odd ones. The groups share what is loaded of the tokens; a group's bits are those it has alone.
+template <class Format, int T, int kGroups>
+void multiply(BytesAhead& ahead, const Slab (&slab)[kGroups], const ActivationRow* x, std::int64_t col, int blocks,
+              float* const (&sums)[kGroups]) {
   constexpr int kVectors = Format::kPer16 ? 4 : 8;
-  constexpr int kFetches = kLinesPerPart<Format>;
+  constexpr int kFetches = kGroups * kLinesPerPart<Format>;
   TokenSlab token[T];
   const std::int8_t* values[T];
-  Floats sum[T][2];
-#pragma GCC unroll 4
-  for (int j = 0; j < T; ++j) {
-    prepare<Format>(x[j], col, blocks, token[j]);
-    values[j] = x[j].values + col;
-    sum[j][0] = load_floats(sums + 2 * kRows * j);
-    sum[j][1] = load_floats(sums + 2 * kRows * j + kRows);
-  }
-  const int parts = Format::kPer16 ? 2 * blocks : blocks;
-  const auto part = [&](int k, int odd) __attribute__((always_inline)) {
-    ahead.fetch<kFetches>();
-    Ints acc[T];
-    const std::int8_t* at[T];
-#pragma GCC unroll 4
-    for (int j = 0; j < T; ++j) {
-      acc[j] = every_int(token[j].first[k]);
-      at[j] = values[j] + 4 * kVectors * k;
-    }
-    add_products<Format, kVectors, T>(slab.vector(kVectors * k), at, acc);
-    const Floats scale = load_floats(slab.scales + kRows * k);
-#pragma GCC unroll 4
-    for (int j = 0; j < T; ++j) {
-      sum[j][odd] = add_product(to_floats(acc[j]), product_of(scale, every_float(token[j].scale[k])), sum[j][odd]);
-      if constexpr (Format::kMin) {
-        sum[j][odd] = add_product(load_floats(slab.mins + kRows * k), every_float(token[j].sum[k]), sum[j][odd]);
-      }
-    }
-  };
-  int k = 0;
-  for (; k + 2 <= parts; k += 2) {
-    part(k, 0);
-    part(k + 1, 1);
-  }
-  if (k < parts) part(k, 0);
-#pragma GCC unroll 4
-  for (int j = 0; j < T; ++j) {
-    store_floats(sums + 2 * kRows * j, sum[j][0]);
-    store_floats(sums + 2 * kRows * j + kRows, sum[j][1]);
-  }
-}
-
-/// multiply() for the slabs of two groups: sums[0] belong to the first. The same products in the same order.
-template <class Format, int T>
-void multiply_pair(BytesAhead& ahead, const Slab& first, const Slab& second, const ActivationRow* x, std::int64_t col,
-                   int blocks, float* const (&sums)[2]) {
-  constexpr int kVectors = Format::kPer16 ? 4 : 8;
-  constexpr int kFetches = 2 * kLinesPerPart<Format>;
-  TokenSlab token[T];
-  const std::int8_t* values[T];
-  Floats sum[2][T][2];
+  Floats sum[kGroups][T][2];
 #pragma GCC unroll 4
   for (int j = 0; j < T; ++j) {
     prepare<Format>(x[j], col, blocks, token[j]);
     values[j] = x[j].values + col;
 #pragma GCC unroll 2
-    for (int i = 0; i < 2; ++i) {
+    for (int i = 0; i < kGroups; ++i) {
       sum[i][j][0] = load_floats(sums[i] + 2 * kRows * j);
       sum[i][j][1] = load_floats(sums[i] + 2 * kRows * j + kRows);
     }
@@ -127,23 +80,29 @@ void multiply_pair(BytesAhead& ahead, const Slab& first, const Slab& second, con
   const int parts = Format::kPer16 ? 2 * blocks : blocks;
   const auto part = [&](int k, int odd) __attribute__((always_inline)) {
     ahead.fetch<kFetches>();
-    Ints acc[2][T];
+    Ints acc[kGroups][T];
     const std::int8_t* at[T];
 #pragma GCC unroll 4
     for (int j = 0; j < T; ++j) {
-      acc[0][j] = acc[1][j] = every_int(token[j].first[k]);
+#pragma GCC unroll 2
+      for (int i = 0; i < kGroups; ++i) acc[i][j] = every_int(token[j].first[k]);
       at[j] = values[j] + 4 * kVectors * k;
     }
-    add_pair_products<kVectors, T>(first.vector(kVectors * k), second.vector(kVectors * k), at, acc);
+    if constexpr (kGroups == 1) {
+      add_products<Format, kVectors, T>(slab[0].vector(kVectors * k), at, acc[0]);
+    } else {
+      add_pair_products<kVectors, T>(slab[0].vector(kVectors * k), slab[1].vector(kVectors * k), at, acc);
+    }
 #pragma GCC unroll 2
-    for (int i = 0; i < 2; ++i) {
-      const Slab& slab = i == 0 ? first : second;
-      const Floats scale = load_floats(slab.scales + kRows * k);
+    for (int i = 0; i < kGroups; ++i) {
+      const Floats scale = load_floats(slab[i].scales + kRows * k);
 #pragma GCC unroll 4
       for (int j = 0; j < T; ++j) {
         Floats& to = sum[i][j][odd];
         to = add_product(to_floats(acc[i][j]), product_of(scale, every_float(token[j].scale[k])), to);
-        if constexpr (Format::kMin) to = add_product(load_floats(slab.mins + kRows * k), every_float(token[j].sum[k]), to);
+        if constexpr (Format::kMin) {
+          to = add_product(load_floats(slab[i].mins + kRows * k), every_float(token[j].sum[k]), to);
+        }
       }
     }
   };
@@ -156,11 +115,26 @@ void multiply_pair(BytesAhead& ahead, const Slab& first, const Slab& second, con
 #pragma GCC unroll 4
   for (int j = 0; j < T; ++j) {
 #pragma GCC unroll 2
-    for (int i = 0; i < 2; ++i) {
+    for (int i = 0; i < kGroups; ++i) {
       store_floats(sums[i] + 2 * kRows * j, sum[i][j][0]);
       store_floats(sums[i] + 2 * kRows * j + kRows, sum[i][j][1]);
     }
   }
+}
+
+/// multiply() for `tokens` tokens from x on.
+template <class Format, int kGroups>
+__attribute__((always_inline)) inline void multiply_all(BytesAhead& ahead, const Slab (&slab)[kGroups],
+                                                        const ActivationRow* x, std::int64_t tokens, std::int64_t col,
+                                                        int blocks, float* const (&sums)[kGroups]) {
+  const auto some = [&]<int T>(std::int64_t t) __attribute__((always_inline)) {
+    float* to[kGroups];
+    for (int i = 0; i < kGroups; ++i) to[i] = sums[i] + 2 * kRows * t;
+    multiply<Format, T, kGroups>(ahead, slab, x + t, col, blocks, to);
+  };
+  std::int64_t t = 0;
+  for (; t + kTokensAtOnce <= tokens; t += kTokensAtOnce) some.template operator()<kTokensAtOnce>(t);
+  for (; t < tokens; ++t) some.template operator()<1>(t);
 }
 
 /// Tokens whose sums are kept while a group of rows passes.
@@ -312,13 +286,7 @@ void dot_two_groups(const BlockDot& d, std::int64_t first, std::int64_t token, s
       if (!d.interleaved) far.fetch_up_to(ahead_bytes * (col / kSlabCols + 1) / slabs - 128 * kRows);
       Format::unpack(group0, offset, blocks, slab[0]);
       Format::unpack(group1, offset, blocks, slab[1]);
-      const auto multiply_some = [&]<int T>(std::int64_t t) __attribute__((always_inline)) {
-        float* const to[2] = {sums[0] + 2 * kRows * t, sums[1] + 2 * kRows * t};
-        multiply_pair<Format, T>(far, slab[0], slab[1], d.x + token + t, col, blocks, to);
-      };
-      std::int64_t t = 0;
-      for (; t + kTokensAtOnce <= tokens; t += kTokensAtOnce) multiply_some.template operator()<kTokensAtOnce>(t);
-      for (; t < tokens; ++t) multiply_some.template operator()<1>(t);
+      multiply_all<Format, 2>(far, slab, d.x + token, tokens, col, blocks, {sums[0], sums[1]});
     }
   };
   const std::byte* const second = start + static_cast<std::size_t>(kRows) * d.row_bytes;
@@ -358,15 +326,11 @@ void dot_group(const BlockDot& d, std::int64_t first, std::int64_t rows, std::in
       multiply_direct<Format>(unpack, d.x[token], col, blocks, sums);
     });
   } else {
-    Slab slab;
+    Slab slab[1];
     walk([&](auto&& unpack, std::int64_t col, int blocks) __attribute__((always_inline)) {
       fetch_rest(col);
-      unpack(slab);
-      std::int64_t t = 0;
-      for (; t + kTokensAtOnce <= tokens; t += kTokensAtOnce) {
-        multiply<Format, kTokensAtOnce>(far, slab, d.x + token + t, col, blocks, sums + 2 * kRows * t);
-      }
-      for (; t < tokens; ++t) multiply<Format, 1>(far, slab, d.x + token + t, col, blocks, sums + 2 * kRows * t);
+      unpack(slab[0]);
+      multiply_all<Format, 1>(far, slab, d.x + token, tokens, col, blocks, {sums});
     });
   }
   write_results(d, sums, first, rows, token, tokens);
