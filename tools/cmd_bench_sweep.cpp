@@ -11,6 +11,7 @@
 #include "infer_sweep.hpp"
 #include "math/dispatch.hpp"
 #include "math/hardware.hpp"
+#include "math/process_memory.hpp"
 #include "progress.hpp"
 #include "random_model.hpp"
 #include "run_model.hpp"
@@ -239,6 +240,8 @@ Result<int> sweep_train(const TrainArguments& arguments) {
   catch_interrupts(true);
   Progress progress(stderr);
   const std::int64_t rounds = arguments.output.rounds, count = std::ssize(*jobs);
+  // The program's own memory, before any row left some of its own with the allocator.
+  const std::size_t program_bytes = peak_resident_bytes();
   for (std::int64_t round = 0; round < rounds && !interrupted(); ++round) {
     for (std::int64_t turn = 0; turn < count && !interrupted(); ++turn) {
       TrainJob& job = (*jobs)[static_cast<std::size_t>(round % 2 == 0 ? turn : count - 1 - turn)];
@@ -256,7 +259,7 @@ Result<int> sweep_train(const TrainArguments& arguments) {
                           {"affinity", std::string(affinity_name(bench->run.affinity()))},
                           {"batch", std::to_string(bench->run.train.batch)},
                           {"context", std::to_string(bench->run.context())}};
-      job.row.memory_bytes = bench->plan_bytes + bench->resident_before;
+      job.row.memory_bytes = bench->plan_bytes + program_bytes;
       for (const double seconds : bench->round_medians()) {
         job.row.rates.push_back(static_cast<double>(bench->tokens_per_step) / seconds);
       }

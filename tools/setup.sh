@@ -14,7 +14,7 @@ declare -A packages=(
   [test]="libgtest-dev binutils"
   [sanitize]="clang libomp-dev llvm"
   [bench]="libbenchmark-dev"
-  [peers]="libdnnl-dev libopenblas0-openmp libblis4-openmp likwid" # what matmul_peers_bench and compare_likwid.py measure beside ours
+  [peers]="libdnnl-dev libopenblas0-openmp libblis4-openmp likwid" # what matmul_peers_bench and compare_hardware.py measure beside ours
   [lint]="clang-format clang-tidy libomp-dev shellcheck"
   [pytorch]="python3-torch python3-numpy libopenblas0-openmp" # without OpenBLAS, f32 takes reference BLAS: 40 times slower
 )
