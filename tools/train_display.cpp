@@ -120,11 +120,20 @@ std::string plan_text(const TrainingPlan& plan) {
   }
   add("parameters", fmt::format("{} ({} in matrix products)", plan.parameters, plan.matmul_parameters));
   add("FLOP per token", fmt::format("{:.2f} M (6 N_matmul + 6 L C T)", plan.flops_per_token * 1e-6));
-  add("tokens per step", fmt::format("{} ({} x {} x {} accumulated)", plan.tokens_per_step, run.train.batch, run.context(),
-                                     run.train.accumulation));
+  const auto step_text = [&](std::int64_t accumulation) {
+    return fmt::format("{} ({} x {} x {} accumulated)", accumulation * plan.tokens_per_micro_batch, run.train.batch,
+                       run.context(), accumulation);
+  };
+  std::string per_step = step_text(run.train.accumulation);
+  if (run.train.growth_step > 0) {
+    per_step += fmt::format(", after {} steps {}", run.train.growth_step,
+                            step_text(run.train.accumulation_at(run.train.growth_step)));
+  }
+  add("tokens per step", per_step);
   add("corpus tokens",
       fmt::format("{} train, {} validation, vocabulary {}", plan.train_tokens, plan.validation_tokens, run.model.vocab));
-  add("epochs", fmt::format("{:.2f}", static_cast<double>(run.train.steps) * static_cast<double>(plan.tokens_per_step) /
+  add("epochs", fmt::format("{:.2f}", static_cast<double>(run.train.micro_batches(run.train.steps)) *
+                                          static_cast<double>(plan.tokens_per_micro_batch) /
                                           static_cast<double>(std::max<std::int64_t>(plan.train_tokens, 1))));
   add("instruction set", plan.isa);
   add("precision", fmt::format("{} ({})", run.train.precision == Precision::bf16 ? "bf16" : "f32", plan.precision_reason));

@@ -264,10 +264,13 @@ Result<void> check_combinations(const RunConfig& run, std::string_view name) {
     return refuse(run, name, {"train.target_loss", "train.eval_every"},
                   "train.target_loss needs validations: train.eval_every must be above 0");
   }
-  if (train.steps * train.accumulation > UINT32_MAX) {  // micro-batches number the dropout streams in 32 bits
-    return refuse(run, name, {"train.accumulation", "train.steps"},
-                  fmt::format("train.steps * train.accumulation must be at most {}, found {}", UINT32_MAX,
-                              train.steps * train.accumulation));
+  if (train.grown_accumulation > 0 && train.growth_step == 0) {
+    return refuse(run, name, {"train.grown_accumulation"}, "needs train.growth_step, the step from which it counts");
+  }
+  if (train.micro_batches(train.steps) > UINT32_MAX) {  // they number the dropout streams in 32 bits
+    return refuse(run, name, {"train.grown_accumulation", "train.accumulation", "train.steps"},
+                  fmt::format("train.steps and train.accumulation make {} micro-batches, more than {}",
+                              train.micro_batches(train.steps), UINT32_MAX));
   }
   return {};
 }

@@ -85,7 +85,9 @@ struct TrainConfig {
   std::int64_t steps = 2000;      ///< optimizer steps
   std::int64_t batch = 12;        ///< sequences per micro-batch
   std::int64_t accumulation = 1;  ///< micro-batches per optimizer step
-  std::int64_t context = 0;       ///< tokens per sequence; 0: model.context
+  std::int64_t growth_step = 0;   ///< finished steps from which grown_accumulation takes accumulation's place; 0: never
+  std::int64_t grown_accumulation = 0;  ///< 0: twice accumulation
+  std::int64_t context = 0;             ///< tokens per sequence; 0: model.context
   Precision precision = Precision::automatic;
   std::uint64_t seed = 1337;
   float dropout = 0.0F;
@@ -97,6 +99,17 @@ struct TrainConfig {
   float target_loss = 0.0F;       ///< the run ends with the first validation at or below it; 0: none
   std::int64_t save_every = 0;    ///< steps between checkpoints; 0: only with validations and at the end
   std::int64_t keep = 2;          ///< numbered checkpoints kept besides best and last
+
+  /// Micro-batches of the step that follows `step` finished ones.
+  [[nodiscard]] std::int64_t accumulation_at(std::int64_t step) const {
+    if (growth_step == 0 || step < growth_step) return accumulation;
+    return grown_accumulation > 0 ? grown_accumulation : 2 * accumulation;
+  }
+  /// Micro-batches of the first `step` steps.
+  [[nodiscard]] std::int64_t micro_batches(std::int64_t step) const {
+    const std::int64_t grown = growth_step > 0 && step > growth_step ? step - growth_step : 0;
+    return (step - grown) * accumulation + grown * accumulation_at(growth_step);
+  }
 };
 
 struct SampleConfig {

@@ -205,6 +205,11 @@ void add_train_keys(std::vector<RunKey>& keys) {
   add({"train.batch", IntegerKey{QUERN_FIELD(train.batch), 1, 65536}, "sequences per micro-batch", "", false});
   add({"train.accumulation", IntegerKey{QUERN_FIELD(train.accumulation), 1, 65536}, "micro-batches per optimizer step", "",
        false});
+  add({"train.growth_step", IntegerKey{QUERN_FIELD(train.growth_step), 0, kMaxSteps},
+       "the batch grows: steps after which train.grown_accumulation takes the place of train.accumulation; 0: never", "",
+       false});
+  add({"train.grown_accumulation", IntegerKey{QUERN_FIELD(train.grown_accumulation), 0, 65536},
+       "micro-batches per optimizer step after train.growth_step steps; 0: twice train.accumulation", "", false});
   add({"train.context", IntegerKey{QUERN_FIELD(train.context), 0, 1 << 24}, "tokens per sequence; 0: model.context", "",
        false});
   add({"train.precision", choice<kPrecisions, QUERN_FIELD(train.precision)>(),

@@ -100,7 +100,7 @@ Result<RunSetup> set_up_run(const RunConfig& requested, bool resume) {
   plan.parameters = memory->layout().parameter_count();
   plan.matmul_parameters = memory->layout().matmul_parameter_count();
   plan.flops_per_token = train_flops_per_token(run.model, run.context());
-  plan.tokens_per_step = batches->rows() * run.train.accumulation;
+  plan.tokens_per_micro_batch = batches->rows();
   plan.train_tokens = corpus->tokens(Split::train);
   plan.validation_tokens = corpus->tokens(Split::validation);
   plan.validation_windows = batches->validation_windows();

@@ -39,7 +39,8 @@ class TrainerImpl final : public Trainer {
         options_(options),
         events_(std::move(events)),
         team_(static_cast<int>(run_.system.threads), setup_.processors),
-        training_step_(team_, setup_.backend, setup_.memory, run_.optimizer, setup_.plan.tokens_per_step),
+        training_step_(team_, setup_.backend, setup_.memory, run_.optimizer,
+                       setup_.plan.tokens_per_micro_batch * run_.train.accumulation),
         schedule_(learning_rate_schedule(run_.optimizer, run_.train.steps)) {
     training_step_.record_to(options_.profile);
   }
@@ -101,7 +102,7 @@ class TrainerImpl final : public Trainer {
     interval_start_ = Clock::now();
     session_start_ = options_.started.value_or(interval_start_);
     earlier_seconds_ = info_.train_seconds;
-    tokens_trained_ = info_.step * setup_.plan.tokens_per_step;
+    tokens_trained_ = run_.train.micro_batches(info_.step) * setup_.plan.tokens_per_micro_batch;
     speeds_.reserve(static_cast<std::size_t>(run_.train.steps - info_.step));
     if (setup_.plan.start && run_.train.eval_every > 0) {
       if (auto done = before_first_step(); !done) return tl::make_unexpected(done.error());
@@ -196,7 +197,8 @@ class TrainerImpl final : public Trainer {
   /// One optimizer step. Nothing on this path allocates once the first steps are over.
   Result<void> one_step() {
     training_step_.begin();
-    for (std::int64_t i = 0; i < run_.train.accumulation; ++i) {
+    const std::int64_t micro_batches = run_.train.accumulation_at(info_.step);
+    for (std::int64_t i = 0; i < micro_batches; ++i) {
       auto batch = reader_->next();
       if (!batch) return tl::make_unexpected(batch.error());
       const BlockDropout dropout{.probability = run_.train.dropout,
@@ -217,8 +219,9 @@ class TrainerImpl final : public Trainer {
       }
     }
     ++info_.step;
-    ++interval_steps_;
-    tokens_trained_ += setup_.plan.tokens_per_step;
+    const std::int64_t tokens = micro_batches * setup_.plan.tokens_per_micro_batch;
+    interval_tokens_ += tokens;
+    tokens_trained_ += tokens;
     return {};
   }
 
@@ -239,8 +242,7 @@ class TrainerImpl final : public Trainer {
     progress.learning_rate = learning_rate_;
     progress.gradient_norm = gradient_norm_;
     const double interval = seconds_between(interval_start_, Clock::now());
-    progress.tokens_per_second =
-        static_cast<double>(interval_steps_ * setup_.plan.tokens_per_step) / std::max(interval, 1e-9);
+    progress.tokens_per_second = static_cast<double>(interval_tokens_) / std::max(interval, 1e-9);
     progress.gflops = progress.tokens_per_second * setup_.plan.flops_per_token * 1e-9;
     progress.peak_fraction = peak_gflops_ > 0.0 ? progress.gflops / peak_gflops_ : 0.0;
     progress.seconds = seconds();
@@ -288,7 +290,7 @@ class TrainerImpl final : public Trainer {
 
   void restart_interval() {
     interval_start_ = Clock::now();
-    interval_steps_ = 0;
+    interval_tokens_ = 0;
   }
 
   Result<Evaluation> evaluate() {
@@ -385,7 +387,7 @@ class TrainerImpl final : public Trainer {
   double gradient_norm_ = 0.0;
   std::int64_t tokens_trained_ = 0;
   std::int64_t last_saved_ = -1;
-  std::int64_t interval_steps_ = 0;
+  std::int64_t interval_tokens_ = 0;
   double earlier_seconds_ = 0.0;
   std::optional<double> target_seconds_;  // when train.target_loss was reached
   Clock::time_point session_start_, interval_start_;

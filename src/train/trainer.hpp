@@ -34,7 +34,7 @@ struct TrainingPlan {
   std::int64_t parameters = 0;
   std::int64_t matmul_parameters = 0;
   double flops_per_token = 0.0;  ///< 6 N_matmul + 6 L C T
-  std::int64_t tokens_per_step = 0;
+  std::int64_t tokens_per_micro_batch = 0;
   std::int64_t train_tokens = 0, validation_tokens = 0;  ///< in the corpus
   std::int64_t validation_windows = 0;      ///< windows of an evaluation: all, or as many as train.eval_tokens allows
   double validation_tokens_per_byte = 0.0;  ///< of the validation text

@@ -139,8 +139,9 @@ TEST(RunConfigErrors, ImpossibleCombinationsNameTheKeyThatWasGiven) {
   EXPECT_NE(error_with("optimizer: {warmup_steps: 50, decay_steps: 49}\n").find("`optimizer.decay_steps`"),
             std::string::npos);
   EXPECT_NE(error_with("train: {batch: 65536}\nmodel: {context: 65536}\n").find("train.batch * context"), std::string::npos);
-  EXPECT_NE(error_with("train: {steps: 1000000000, accumulation: 5}\n").find("train.steps * train.accumulation"),
+  EXPECT_NE(error_with("train: {steps: 1000000000, accumulation: 5}\n").find("make 5000000000 micro-batches"),
             std::string::npos);
+  EXPECT_NE(error_with("train: {grown_accumulation: 5}\n").find("needs train.growth_step"), std::string::npos);
   EXPECT_NE(error_with("model: {layers: 1024, width: 1048576, heads: 1024}\n").find("section `model`: the model would have"),
             std::string::npos);
 }

@@ -142,6 +142,19 @@ TEST(RunConfig, MuonAndWsdHaveTheirDefaults) {
   EXPECT_EQ(to_yaml(parse_or_fail(to_yaml(adamw))), to_yaml(adamw)) << "defaults of what is not in use are allowed";
 }
 
+TEST(RunConfig, TheBatchGrowsOnce) {
+  const TrainConfig plain = parse_or_fail(kMinimal, {"train.accumulation=3"}).train;
+  EXPECT_EQ(plain.accumulation_at(1000), 3);
+  EXPECT_EQ(plain.micro_batches(10), 30);
+  const TrainConfig doubled = parse_or_fail(kMinimal, {"train.accumulation=3", "train.growth_step=4"}).train;
+  EXPECT_EQ(doubled.accumulation_at(3), 3);
+  EXPECT_EQ(doubled.accumulation_at(4), 6);
+  EXPECT_EQ(doubled.micro_batches(4), 12);
+  EXPECT_EQ(doubled.micro_batches(6), 24);
+  const TrainConfig told = parse_or_fail(kMinimal, {"train.growth_step=4", "train.grown_accumulation=5"}).train;
+  EXPECT_EQ(told.micro_batches(6), 14);
+}
+
 TEST(RunConfig, KeyTableIsComplete) {
   std::set<std::string> keys;
   for (const KeyDoc& doc : run_config_keys()) {

@@ -157,11 +157,13 @@ std::vector<double> reference_losses(const RunConfig& run) {
                                  .value();
   ReferenceAdamWState state;
   std::vector<double> losses;
+  std::int64_t micro_batch = 0;
   for (std::int64_t step = 0; step < run.train.steps; ++step) {
     std::vector<ReferenceBatch> batches;
-    for (std::int64_t i = 0; i < run.train.accumulation; ++i) {
+    const bool grown = run.train.growth_step > 0 && step >= run.train.growth_step;
+    for (std::int64_t i = 0; i < (grown ? run.train.grown_accumulation : run.train.accumulation); ++i) {
       Batch batch;
-      EXPECT_TRUE(source.fill(step * run.train.accumulation + i, batch));
+      EXPECT_TRUE(source.fill(micro_batch++, batch));
       batches.push_back(reference_of(batch));
     }
     losses.push_back(reference_loss_and_gradients(model, layout, parameters, batches, gradients));
@@ -246,7 +248,10 @@ TEST_F(TrainerTest, TenLossesEqualTheDoublePrecisionTrainer) {
   gpt2.model.tied_embeddings = false;
   RunConfig eigen = config("eigen");
   eigen.system.backend = BackendKind::eigen;
-  for (const RunConfig& run : {llama, gpt2, eigen, published("published")}) {
+  RunConfig growing = config("growing");
+  growing.train.growth_step = 4;
+  growing.train.grown_accumulation = 3;
+  for (const RunConfig& run : {llama, gpt2, eigen, published("published"), growing}) {
     SCOPED_TRACE(run.dir);
     const std::vector<double> expected = reference_losses(run);
     const Trained trained = train(run);
@@ -261,6 +266,8 @@ TEST_F(TrainerTest, TenLossesEqualTheDoublePrecisionTrainer) {
 TEST_F(TrainerTest, ResumeEqualsNeverStopped) {
   RunConfig runs[] = {config("whole32"), config("whole16"), published("published"), muon("muon32"), muon("muon16")};
   runs[1].train.precision = runs[4].train.precision = Precision::bf16;
+  runs[1].train.growth_step = 3;  // resumed with the larger batch
+  runs[2].train.growth_step = 6;  // resumed before it
   for (RunConfig& run : runs) {
     run.train.dropout = 0.1F;
     const Trained whole = train(run);
