@@ -41,6 +41,8 @@ build() {
   # A line per file is for terminals, where ninja overwrites it.
   if [[ ! -t 1 ]]; then quiet=(-- --quiet); fi
   if command -v ccache >/dev/null; then
+    # Clones share what they compile: paths count from the clone's root.
+    export CCACHE_BASEDIR=$root CCACHE_NOHASHDIR=1
     export CMAKE_C_COMPILER_LAUNCHER=${CMAKE_C_COMPILER_LAUNCHER-ccache}
     export CMAKE_CXX_COMPILER_LAUNCHER=${CMAKE_CXX_COMPILER_LAUNCHER-ccache}
   fi

@@ -2,15 +2,15 @@
 """Inference speed beside llama.cpp: the same GGUF files, on the same machine, in turns.
 
     mkdir peer && (cd peer && npm init -y && npm install --ignore-scripts node-llama-cpp)
-    tools/compare_llama_cpp.py --peer peer MODEL.gguf... [--prompt 512] [--decode 24] [--rounds 3] [--json OUT]
+    tools/compare_llama_cpp.py --peer peer [--ik LLAMA_BENCH] MODEL.gguf... [--prompt 512] [--decode 24] [--rounds 3] [--json OUT]
 
-llama.cpp is the build inside the npm package node-llama-cpp, which picks its own kernels for this processor. A round is one
-process of `quern bench infer` and one of node, who goes first alternates; each warms up before it measures. Prefill computes
-a prompt of --prompt tokens (batches of 512 on both sides); decode then computes --decode tokens, one by one, after that
-prompt (in Quern after --depth tokens, if that is given). Prompts are random, and so are the tokens that Quern decodes;
-llama.cpp decodes the likeliest ones. KV caches are f16 on both sides. A model counts with the median of its rounds. Shares
-of memory are the bytes that a decoded token reads (matrices, keys and values) times the rate, over the memory bandwidth that
-Quern measured in the same round.
+llama.cpp is the build inside the npm package node-llama-cpp, which picks its own kernels for this processor; ik_llama.cpp, if its
+llama-bench is given, takes part as a third (with flash attention and fused experts). A round is one process of each, who goes
+first changes; each warms up before it measures. Prefill computes a prompt of --prompt tokens (batches of 512 on all sides);
+decode then computes --decode tokens, one by one, after that prompt (in Quern after --depth tokens, if that is given). Prompts
+are random, and so are the tokens that Quern and ik_llama.cpp decode; llama.cpp decodes the likeliest ones. KV caches are f16 on
+all sides. A model counts with the median of its rounds. Shares of memory are the bytes that a decoded token reads (matrices,
+keys and values) times the rate, over the memory bandwidth that Quern measured in the same round.
 """
 
 import argparse
@@ -24,6 +24,7 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+PEERS = {"llama_cpp": "llama.cpp", "ik_llama_cpp": "ik_llama.cpp"}
 
 # Reads its settings from the environment, prints one JSON object.
 PEER = """
@@ -93,22 +94,33 @@ def peer_round(options, model):
     return json.loads(output.splitlines()[-1])
 
 
+def ik_round(options, model):
+    """llama-bench's two rows: a prompt alone, and tokens generated after one."""
+    output = run([*options.wrap, options.ik, "-m", model, "-p", str(options.prompt), "-n", "0", "-gp",
+                  f"{options.prompt},{options.decode}", "-t", str(options.threads), "-r", "1", "-fa", "1", "-fmoe", "1", "-o",
+                  "json"], "ik_llama.cpp")
+    rows = json.loads(output[output.index("["):])
+    return {"prefill": next(row["avg_ts"] for row in rows if row["n_gen"] == 0),
+            "decode": next(row["avg_ts"] for row in rows if row["n_gen"] > 0)}
+
+
 def side(values):
     return {"median": statistics.median(values), "min": min(values), "max": max(values), "rounds": values}
 
 
 def compare(options, model):
-    ours, theirs = [], []
+    measure = {"quern": quern_round, "llama_cpp": peer_round} | ({"ik_llama_cpp": ik_round} if options.ik else {})
+    rounds = {name: [] for name in measure}
     for number in range(options.rounds):
-        for turn in (0, 1) if number % 2 == 0 else (1, 0):
-            if turn == 0:
-                ours.append(quern_round(options, model))
-            else:
-                theirs.append(peer_round(options, model))
-        rows = ours[-1]["rows"]
-        print(f"{model.name} round {number + 1}: Quern {rows[0]['tokens_per_second']:.2f} and "
-              f"{rows[1]['tokens_per_second']:.2f} tokens/s, llama.cpp {theirs[-1]['prefill']:.2f} and "
-              f"{theirs[-1]['decode']:.2f}", file=sys.stderr)
+        for turn in range(len(measure)):
+            name = list(measure)[(turn + number) % len(measure)]
+            rounds[name].append(measure[name](options, model))
+        rows = rounds["quern"][-1]["rows"]
+        told = [f"Quern {rows[0]['tokens_per_second']:.2f} and {rows[1]['tokens_per_second']:.2f} tokens/s"]
+        told += [f"{PEERS[name]} {rounds[name][-1]['prefill']:.2f} and {rounds[name][-1]['decode']:.2f}" for name in PEERS
+                 if name in rounds]
+        print(f"{model.name} round {number + 1}: {', '.join(told)}", file=sys.stderr)
+    ours = rounds["quern"]
     prefill, decode = ([one["rows"][row] for one in ours] for row in (0, 1))
     bandwidth = [row["machine"]["memory_bytes_per_second"] for row in decode]
     step_bytes = decode[0]["weight_bytes_per_step"] + decode[0]["kv_bytes_per_step"]
@@ -121,20 +133,22 @@ def compare(options, model):
         "decode": options.decode,
         "depth": options.depth,
         "llama_cpp": options.version,
-        "quern_prefill": side([row["tokens_per_second"] for row in prefill]),
-        "llama_cpp_prefill": side([one["prefill"] for one in theirs]),
-        "quern_decode": side([row["tokens_per_second"] for row in decode]),
-        "llama_cpp_decode": side([one["decode"] for one in theirs]),
         "bytes_per_step": step_bytes,
         "memory_bytes_per_second": side(bandwidth),
+        "quern_prefill": side([row["tokens_per_second"] for row in prefill]),
+        "quern_decode": side([row["tokens_per_second"] for row in decode]),
         "quern_memory_share": statistics.median(row["memory_share"] for row in decode),
-        "llama_cpp_memory_share": statistics.median(
-            one["decode"] * step_bytes / rate for one, rate in zip(theirs, bandwidth)),
         "quern_tile_share": statistics.median(row["bf16_tile_share"] for row in prefill),
         "quern_runs": ours,
     }
+    peers = [name for name in PEERS if name in rounds]
+    for name in peers:
+        for phase in ("prefill", "decode"):
+            result[f"{name}_{phase}"] = side([one[phase] for one in rounds[name]])
+        result[f"{name}_memory_share"] = statistics.median(
+            one["decode"] * step_bytes / rate for one, rate in zip(rounds[name], bandwidth))
     for phase in ("prefill", "decode"):
-        result[f"{phase}_ratio"] = result[f"quern_{phase}"]["median"] / result[f"llama_cpp_{phase}"]["median"]
+        result[f"{phase}_ratio"] = result[f"quern_{phase}"]["median"] / max(result[f"{n}_{phase}"]["median"] for n in peers)
     return result
 
 
@@ -147,27 +161,32 @@ def speed(one):
 
 def print_tables(results):
     first = results[0]
+    peers = {name: title for name, title in PEERS.items() if f"{name}_decode" in first}
     print(f"\n{first['threads']} threads, {first['rounds']} round{'' if first['rounds'] == 1 else 's'} in turns, medians "
-          f"[slowest–fastest]; Quern on {first['isa']}, llama.cpp of node-llama-cpp {first['llama_cpp']}\n")
-    print(f"| prefill {first['prompt']} | Quern tokens/s | llama.cpp tokens/s | ratio | of bf16 tiles |\n"
-          "|---|---|---|---|---|")
+          f"[slowest–fastest]; Quern on {first['isa']}, llama.cpp of node-llama-cpp {first['llama_cpp']}; ratio to the faster "
+          "other\n")
+    names = "".join(f" {title} tokens/s |" for title in peers.values())
+    print(f"| prefill {first['prompt']} | Quern tokens/s |{names} ratio | of bf16 tiles |\n|{'---|' * (4 + len(peers))}")
     for one in results:
         tiles = f"{100 * one['quern_tile_share']:.1f} %" if one["quern_tile_share"] else "-"
-        print(f"| {one['model']} | {speed(one['quern_prefill'])} | {speed(one['llama_cpp_prefill'])} "
-              f"| {one['prefill_ratio']:.2f} | {tiles} |")
-    print(f"\n| decode {first['decode']} at {first['depth']} | Quern tokens/s | llama.cpp tokens/s | ratio | GB a token "
-          "| memory GB/s | of it: Quern | llama.cpp |\n|---|---|---|---|---|---|---|---|")
+        theirs = "".join(f" {speed(one[f'{name}_prefill'])} |" for name in peers)
+        print(f"| {one['model']} | {speed(one['quern_prefill'])} |{theirs} {one['prefill_ratio']:.2f} | {tiles} |")
+    shares = "".join(f" {title} |" for title in peers.values())
+    print(f"\n| decode {first['decode']} at {first['depth']} | Quern tokens/s |{names} ratio | GB a token | memory GB/s "
+          f"| of it: Quern |{shares}\n|{'---|' * (6 + 2 * len(peers))}")
     for one in results:
-        print(f"| {one['model']} | {speed(one['quern_decode'])} | {speed(one['llama_cpp_decode'])} "
-              f"| {one['decode_ratio']:.2f} | {one['bytes_per_step'] * 1e-9:.3f} "
-              f"| {one['memory_bytes_per_second']['median'] * 1e-9:.1f} | {100 * one['quern_memory_share']:.0f} % "
-              f"| {100 * one['llama_cpp_memory_share']:.0f} % |")
+        theirs = "".join(f" {speed(one[f'{name}_decode'])} |" for name in peers)
+        shares = "".join(f" {100 * one[f'{name}_memory_share']:.0f} % |" for name in peers)
+        print(f"| {one['model']} | {speed(one['quern_decode'])} |{theirs} {one['decode_ratio']:.2f} "
+              f"| {one['bytes_per_step'] * 1e-9:.3f} | {one['memory_bytes_per_second']['median'] * 1e-9:.1f} "
+              f"| {100 * one['quern_memory_share']:.0f} % |{shares}")
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="+", type=Path, metavar="MODEL", help="GGUF files")
     parser.add_argument("--peer", type=Path, default=ROOT / "build/peer", help="the folder with node_modules/node-llama-cpp")
+    parser.add_argument("--ik", metavar="LLAMA_BENCH", help="ik_llama.cpp's llama-bench, as a third")
     parser.add_argument("--prompt", type=int, default=512)
     parser.add_argument("--decode", type=int, default=24)
     parser.add_argument("--depth", type=int, help="tokens before Quern's decoded ones; default: --prompt, as in llama.cpp")
