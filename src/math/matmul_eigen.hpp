@@ -1,4 +1,4 @@
-// The products computed by Eigen: oracle of the tests and fallback. Internal to matmul.cpp; same contracts as matmul.hpp,
+// The products computed by Eigen: oracle of the tests and fallback. Internal to matmul*.cpp; same contracts as matmul.hpp,
 // except that Eigen picks its kernels by shape: a row alone may differ from the row in a batch in the last bits.
 #pragma once
 

@@ -1,4 +1,4 @@
-// Which cache lines a tile's call fetches for calls to come (MatmulFetch). Internal to matmul.cpp.
+// Which cache lines a tile's call fetches for calls to come (MatmulFetch). Internal to matmul*.cpp.
 #pragma once
 
 #include <cstdint>

@@ -18,6 +18,15 @@ namespace quern::internal {
 }
 [[nodiscard]] inline std::byte* at(void* data, std::int64_t bytes) { return static_cast<std::byte*>(data) + bytes; }
 
+/// The kernels that multiply in `compute`.
+[[nodiscard]] inline const ProductKernels& product_kernels(const Backend& backend, ComputeType compute) {
+  return compute == ComputeType::bf16 ? backend.kernels->matmul->b16 : backend.kernels->matmul->f32;
+}
+
+[[nodiscard]] inline ComputeType compute_of(ElementType type) {
+  return type == ElementType::bf16 ? ComputeType::bf16 : ComputeType::f32;
+}
+
 /// Hands out aligned pieces of a thread's scratch.
 class ScratchCutter {
  public:

@@ -1,5 +1,5 @@
 // Matrix-product kernels: the table that each instruction set fills. Plain data only: instruction-set files include this
-// header. The front (matmul.cpp) partitions the work, chooses blocks and handles edges; kernels see whole steps and panels.
+// header. The front (matmul*.cpp) partitions the work, chooses blocks and handles edges; kernels see whole steps and panels.
 //
 // A product C = A B is cut into tiles of at most tile_rows rows by one panel of panel_cols columns. The reduction runs in
 // steps of `step` elements. An element of C is one chain of f32 additions (one per step, in order), so its bits depend on
