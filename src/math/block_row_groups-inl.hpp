@@ -10,11 +10,17 @@ struct InterleavedRows {
   std::ptrdiff_t ahead;  ///< from a byte to that which is fetched when it is read: the same place of the next group
 };
 
+/// Asks for the next group's `bytes` bytes of each row at `offset`.
+__attribute__((always_inline)) inline void fetch_ahead(const InterleavedRows& g, std::size_t offset, std::size_t bytes) {
+  const std::byte* from = g.at + kRows * offset + g.ahead;
+#pragma GCC unroll 8
+  for (std::size_t line = 0; line < kRows * bytes; line += 64) __builtin_prefetch(from + line, 0, 2);
+}
+
 /// Sixteen bytes of each row, as for RowGroup.
 inline void load_columns(const InterleavedRows& g, std::size_t offset, Ints (&column)[4]) {
   const std::byte* from = g.at + kRows * offset;
-#pragma GCC unroll 4
-  for (int line = 0; line < 16 * kRows; line += 64) __builtin_prefetch(from + g.ahead + line, 0, 2);
+  fetch_ahead(g, offset, 16);
 #pragma GCC unroll 4
   for (int c = 0; c < 4; ++c) column[c] = load_ints_anywhere(from + 4 * kRows * c);
 }
@@ -27,6 +33,7 @@ inline Floats row_halves(const RowGroup& g, std::size_t offset) {
   return load_halves(halves);
 }
 inline Floats row_halves(const InterleavedRows& g, std::size_t offset) {
+  fetch_ahead(g, offset, 2);
   return load_halves(reinterpret_cast<const std::uint16_t*>(g.at + kRows * offset));
 }
 
@@ -37,7 +44,10 @@ inline Ints row_words(const RowGroup& g, std::size_t offset) {
   for (int i = 0; i < kRows; ++i) words[i] = u32_at(g.row(i) + offset);
   return load_ints(words);
 }
-inline Ints row_words(const InterleavedRows& g, std::size_t offset) { return load_ints_anywhere(g.at + kRows * offset); }
+inline Ints row_words(const InterleavedRows& g, std::size_t offset) {
+  fetch_ahead(g, offset, 4);
+  return load_ints_anywhere(g.at + kRows * offset);
+}
 
 }  // namespace
 }  // namespace quern

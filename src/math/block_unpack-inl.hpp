@@ -114,6 +114,7 @@ struct SmallBlocks {
     constexpr std::size_t kHeader = (Format::kMin ? 2 : 1) * sizeof(Number);
     const auto count = static_cast<std::size_t>(blocks);
     const auto* scales = reinterpret_cast<const Number*>(g.at + kRows * offset);
+    fetch_ahead(g, offset, count * kHeader);
     const std::size_t codes = offset + (count - 1) * kHeader;  // as if the first block began with its own
 #pragma GCC unroll 8
     for (std::size_t k = 0; k < 8; ++k) {
