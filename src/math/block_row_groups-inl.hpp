@@ -7,20 +7,21 @@ namespace {
 /// RowGroup lie in memory one after the other, and what lies at a row's byte b is at kRows * b.
 struct InterleavedRows {
   const std::byte* at;
-  std::ptrdiff_t ahead;  ///< from a byte to that which is fetched when it is read: the same place of the next group
+  /// What is fetched next of the group that is read next. In order, although a slab's fields are read in another one.
+  mutable const std::byte* next;
 };
 
-/// Asks for the next group's `bytes` bytes of each row at `offset`.
-__attribute__((always_inline)) inline void fetch_ahead(const InterleavedRows& g, std::size_t offset, std::size_t bytes) {
-  const std::byte* from = g.at + kRows * offset + g.ahead;
+/// Asks for as much of the next group as `bytes` bytes of each row, from where the last call ended.
+__attribute__((always_inline)) inline void fetch_ahead(const InterleavedRows& g, std::size_t bytes) {
 #pragma GCC unroll 8
-  for (std::size_t line = 0; line < kRows * bytes; line += 64) __builtin_prefetch(from + line, 0, 2);
+  for (std::size_t line = 0; line < kRows * bytes; line += 64) __builtin_prefetch(g.next + line, 0, 2);
+  g.next += kRows * bytes;
 }
 
 /// Sixteen bytes of each row, as for RowGroup.
 inline void load_columns(const InterleavedRows& g, std::size_t offset, Ints (&column)[4]) {
   const std::byte* from = g.at + kRows * offset;
-  fetch_ahead(g, offset, 16);
+  fetch_ahead(g, 16);
 #pragma GCC unroll 4
   for (int c = 0; c < 4; ++c) column[c] = load_ints_anywhere(from + 4 * kRows * c);
 }
@@ -33,7 +34,7 @@ inline Floats row_halves(const RowGroup& g, std::size_t offset) {
   return load_halves(halves);
 }
 inline Floats row_halves(const InterleavedRows& g, std::size_t offset) {
-  fetch_ahead(g, offset, 2);
+  fetch_ahead(g, 2);
   return load_halves(reinterpret_cast<const std::uint16_t*>(g.at + kRows * offset));
 }
 
@@ -45,7 +46,7 @@ inline Ints row_words(const RowGroup& g, std::size_t offset) {
   return load_ints(words);
 }
 inline Ints row_words(const InterleavedRows& g, std::size_t offset) {
-  fetch_ahead(g, offset, 4);
+  fetch_ahead(g, 4);
   return load_ints_anywhere(g.at + kRows * offset);
 }
 

@@ -207,7 +207,7 @@ struct GroupWalk {
   template <class Visit>
   __attribute__((always_inline)) inline void operator()(Visit&& visit) const {
     if (interleaved) {
-      walk(InterleavedRows{.at = start, .ahead = group_ahead}, visit);
+      walk(InterleavedRows{.at = start, .next = start + group_ahead}, visit);
     } else if (rows == kRows) {
       walk(row_group(start, row_bytes, *ahead), visit);
     } else {
@@ -292,7 +292,7 @@ void dot_two_groups(const BlockDot& d, std::int64_t first, std::int64_t token, s
   const std::byte* const second = start + static_cast<std::size_t>(kRows) * d.row_bytes;
   if (d.interleaved) {
     const std::ptrdiff_t distance = ahead == nullptr ? 0 : ahead - start;
-    go(InterleavedRows{.at = start, .ahead = distance}, InterleavedRows{.at = second, .ahead = distance});
+    go(InterleavedRows{.at = start, .next = start + distance}, InterleavedRows{.at = second, .next = second + distance});
   } else {
     go(row_group(start, d.row_bytes, far), row_group(second, d.row_bytes, far));
   }

@@ -114,7 +114,7 @@ struct SmallBlocks {
     constexpr std::size_t kHeader = (Format::kMin ? 2 : 1) * sizeof(Number);
     const auto count = static_cast<std::size_t>(blocks);
     const auto* scales = reinterpret_cast<const Number*>(g.at + kRows * offset);
-    fetch_ahead(g, offset, count * kHeader);
+    fetch_ahead(g, count * kHeader);
     const std::size_t codes = offset + (count - 1) * kHeader;  // as if the first block began with its own
 #pragma GCC unroll 8
     for (std::size_t k = 0; k < 8; ++k) {
@@ -289,11 +289,6 @@ struct Q6K {
   static constexpr int kBytes = 210, kSlabBytes = 1, kOffset = 32, kLargest = 63;
   static constexpr bool kMin = false, kPer16 = true;
   __attribute__((always_inline)) static inline void unpack(const auto& g, std::size_t offset, int /*blocks*/, auto& slab) {
-    const Floats d = row_halves(g, offset + 208);
-    Ints scales[4];
-    load_columns(g, offset + 192, scales);
-#pragma GCC unroll 4
-    for (int c = 0; c < 4; ++c) store_signed_byte_products(scales[c], d, slab.scales + 4 * kRows * c);
     const Ints two = every_int(0x30303030);
 #pragma GCC unroll 4
     for (int part = 0; part < 4; ++part) {
@@ -314,6 +309,11 @@ struct Q6K {
         slab.put(to + 24 + c, either(high_nibbles(odd[c]), both(down<2>(high[c]), two)));
       }
     }
+    const Floats d = row_halves(g, offset + 208);
+    Ints scales[4];
+    load_columns(g, offset + 192, scales);
+#pragma GCC unroll 4
+    for (int c = 0; c < 4; ++c) store_signed_byte_products(scales[c], d, slab.scales + 4 * kRows * c);
   }
 };
 
