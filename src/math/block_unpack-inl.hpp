@@ -258,29 +258,30 @@ struct Q5K {
   static constexpr bool kMin = true, kPer16 = false;
   __attribute__((always_inline)) static inline void unpack(const auto& g, std::size_t offset, int /*blocks*/, auto& slab) {
     unpack_six_bit_scales(g, offset, slab);
-#pragma GCC unroll 2
-    for (int half = 0; half < 2; ++half) {
-      const std::size_t at = 16 * static_cast<std::size_t>(half);
-      Ints high[4];
-      load_columns(g, offset + 16 + at, high);
-      pair<0>(g, offset + at, high, slab, 4 * half);
-      pair<2>(g, offset + at, high, slab, 4 * half);
-      pair<4>(g, offset + at, high, slab, 4 * half);
-      pair<6>(g, offset + at, high, slab, 4 * half);
-    }
+    Ints high[2][4];
+    load_columns(g, offset + 16, high[0]);
+    load_columns(g, offset + 32, high[1]);
+    pair<0>(g, offset, high, slab);
+    pair<2>(g, offset, high, slab);
+    pair<4>(g, offset, high, slab);
+    pair<6>(g, offset, high, slab);
   }
 
  private:
-  /// Sub-blocks kBlock and kBlock + 1, half of each.
+  /// Sub-blocks kBlock and kBlock + 1.
   template <int kBlock>
-  __attribute__((always_inline)) static inline void pair(const auto& g, std::size_t offset, const Ints (&high)[4],
-                                                         auto& slab, int to) {
-    Ints column[4];
-    load_columns(g, offset + 48 + 16 * kBlock, column);
+  __attribute__((always_inline)) static inline void pair(const auto& g, std::size_t offset, const Ints (&high)[2][4],
+                                                         auto& slab) {
+#pragma GCC unroll 2
+    for (int half = 0; half < 2; ++half) {
+      Ints column[4];
+      load_columns(g, offset + 48 + 16 * static_cast<std::size_t>(kBlock + half), column);
 #pragma GCC unroll 4
-    for (int c = 0; c < 4; ++c) {
-      slab.put(to + 8 * kBlock + c, either(low_nibbles(column[c]), bit_as_sixteen<kBlock>(high[c])));
-      slab.put(to + 8 * kBlock + 8 + c, either(high_nibbles(column[c]), bit_as_sixteen<kBlock + 1>(high[c])));
+      for (int c = 0; c < 4; ++c) {
+        const int to = 8 * kBlock + 4 * half + c;
+        slab.put(to, either(low_nibbles(column[c]), bit_as_sixteen<kBlock>(high[half][c])));
+        slab.put(to + 8, either(high_nibbles(column[c]), bit_as_sixteen<kBlock + 1>(high[half][c])));
+      }
     }
   }
 };
@@ -309,9 +310,10 @@ struct Q6K {
         slab.put(to + 24 + c, either(high_nibbles(odd[c]), both(down<2>(high[c]), two)));
       }
     }
-    const Floats d = row_halves(g, offset + 208);
+    // Last, so that a slab is read in about its order: hardware fetches what follows (Zen 4, two threads: 24 to 28 GB/s).
     Ints scales[4];
     load_columns(g, offset + 192, scales);
+    const Floats d = row_halves(g, offset + 208);
 #pragma GCC unroll 4
     for (int c = 0; c < 4; ++c) store_signed_byte_products(scales[c], d, slab.scales + 4 * kRows * c);
   }
