@@ -182,6 +182,8 @@ Result<void> LoadedModel::place_weights(const Backend& backend, ThreadTeam& team
     if (placement_ != WeightPlacement::mapped && copied) continue;
     parts.emplace_back(tensor.data, tensor.bytes);
     total += tensor.bytes;
+    // The others, above all the embedding, were not read with the file; a token whose row lies on a cold disk waits 3 ms.
+    if (placement_ != WeightPlacement::mapped) file_->will_need(tensor);
   }
   if (options.read_ahead) {
     std::size_t done = 0;
