@@ -5,7 +5,6 @@
 
 #include "infer/quantize_mix.hpp"
 #include "math/block_formats.hpp"
-#include "math/cpu_features.hpp"
 #include "math/system_files.hpp"
 #include "summary_report.hpp"
 
@@ -26,12 +25,11 @@ std::string rate_text(double expected, double wall) {
 
 MachineWalls walls_of(const HardwareReport& report, const MachineMeasurement& measurement) {
   const bool tiles = measurement.instruction_set == isa_name(Isa::amx);
-  const bool pairs =
-      measurement.instruction_set == isa_name(Isa::avx512_vnni) && has_fast_bf16(report.features, Isa::avx512_vnni);
+  const bool vectors = !tiles && measurement.instruction_set != isa_name(Isa::portable);
   return {.read_bytes_per_second = measurement.bandwidth(0, StreamAccess::read).maximum,
           .f32_flops = measurement.peak(PeakType::f32).maximum,
           .bf16_tile_flops = tiles ? measurement.peak(PeakType::bf16).maximum : 0.0,
-          .bf16_pair_flops = pairs ? measurement.peak(PeakType::bf16).maximum : 0.0,
+          .int8_vector_flops = vectors ? measurement.peak(PeakType::int8).maximum : 0.0,
           .usable_bytes = report.memory.usable_bytes};
 }
 
@@ -121,15 +119,15 @@ Json estimates_json(const std::vector<ModelEstimate>& estimates, const EstimateC
            {{"read_bytes_per_second", walls.read_bytes_per_second},
             {"f32_flops", walls.f32_flops},
             {"bf16_tile_flops", walls.bf16_tile_flops},
-            {"bf16_pair_flops", walls.bf16_pair_flops},
+            {"int8_vector_flops", walls.int8_vector_flops},
             {"usable_bytes", walls.usable_bytes}}},
           {"reached_shares",
            {{"decode_dense", shares.decode_dense},
             {"decode_experts", shares.decode_experts},
             {"prefill_tiles", shares.prefill_tiles},
             {"prefill_tiles_experts", shares.prefill_tiles_experts},
-            {"prefill_pairs", shares.prefill_pairs},
-            {"prefill_pairs_experts", shares.prefill_pairs_experts},
+            {"prefill_int8", shares.prefill_int8},
+            {"prefill_int8_experts", shares.prefill_int8_experts},
             {"prefill_vectors", shares.prefill_vectors}}},
           {"models", std::move(models)}};
 }

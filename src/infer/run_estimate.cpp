@@ -40,12 +40,12 @@ double prefill_flops(const PublishedShape& shape, const std::vector<ShapeTensor>
 
 const ReachedShares& reached_shares() {
   // Medians of the runs that docs/hardware.md lists; re-measure with the commands there.
-  static constexpr ReachedShares kShares{.decode_dense = 0.66,
-                                         .decode_experts = 0.45,
+  static constexpr ReachedShares kShares{.decode_dense = 0.77,
+                                         .decode_experts = 0.78,
                                          .prefill_tiles = 0.236,
                                          .prefill_tiles_experts = 0.117,
-                                         .prefill_pairs = 0.81,
-                                         .prefill_pairs_experts = 0.73,
+                                         .prefill_int8 = 0.5,
+                                         .prefill_int8_experts = 0.55,
                                          .prefill_vectors = 0.5};
   return kShares;
 }
@@ -95,8 +95,8 @@ PrefillRoof prefill_roof(const MachineWalls& walls, const ReachedShares& shares,
   if (walls.bf16_tile_flops > 0.0) {
     return {walls.bf16_tile_flops, experts ? shares.prefill_tiles_experts : shares.prefill_tiles, "bf16 tiles"};
   }
-  if (walls.bf16_pair_flops > 0.0) {
-    return {walls.bf16_pair_flops, experts ? shares.prefill_pairs_experts : shares.prefill_pairs, "bf16 pairs"};
+  if (walls.int8_vector_flops > 0.0) {
+    return {walls.int8_vector_flops, experts ? shares.prefill_int8_experts : shares.prefill_int8, "int8 vectors"};
   }
   return {walls.f32_flops, shares.prefill_vectors, "f32 vectors"};
 }

@@ -19,7 +19,7 @@ struct MachineWalls {
   double read_bytes_per_second = 0.0;  ///< from memory, all threads
   double f32_flops = 0.0;              ///< multiply-adds on registers, all threads
   double bf16_tile_flops = 0.0;        ///< matrix tiles on registers; 0: there are none
-  double bf16_pair_flops = 0.0;        ///< dot products of bf16 pairs on registers, where faster than f32; else 0
+  double int8_vector_flops = 0.0;        ///< products of int8 vectors on registers; 0: there are none
   std::uint64_t usable_bytes = 0;      ///< memory that this process may take
 };
 
@@ -30,8 +30,8 @@ struct ReachedShares {
   double decode_experts = 0.0;  ///< the same where a token takes some experts of many
   double prefill_tiles = 0.0;   ///< of bf16 tiles
   double prefill_tiles_experts = 0.0;
-  double prefill_pairs = 0.0;  ///< of dot products of bf16 pairs, where there are no tiles
-  double prefill_pairs_experts = 0.0;
+  double prefill_int8 = 0.0;  ///< of products of int8 vectors, where there are no tiles
+  double prefill_int8_experts = 0.0;
   double prefill_vectors = 0.0;  ///< of f32 multiply-adds, where there is neither
 };
 [[nodiscard]] const ReachedShares& reached_shares();
@@ -40,7 +40,7 @@ struct ReachedShares {
 struct PrefillRoof {
   double flops = 0.0;
   double share = 0.0;
-  std::string_view what;  ///< "bf16 tiles", "bf16 pairs" or "f32 vectors"
+  std::string_view what;  ///< "bf16 tiles", "int8 vectors" or "f32 vectors"
 };
 [[nodiscard]] PrefillRoof prefill_roof(const MachineWalls& walls, const ReachedShares& shares, bool experts);
 

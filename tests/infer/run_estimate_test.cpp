@@ -82,13 +82,13 @@ TEST(RunEstimate, RatesAreWallsTimesShares) {
                              .decode_experts = 0.25,
                              .prefill_tiles = 0.2,
                              .prefill_tiles_experts = 0.1,
-                             .prefill_pairs = 0.6,
-                             .prefill_pairs_experts = 0.3,
+                             .prefill_int8 = 0.6,
+                             .prefill_int8_experts = 0.3,
                              .prefill_vectors = 0.4};
   MachineWalls walls{.read_bytes_per_second = 10000.0,
                      .f32_flops = 1000.0,
                      .bf16_tile_flops = 5000.0,
-                     .bf16_pair_flops = 2000.0,
+                     .int8_vector_flops = 2000.0,
                      .usable_bytes = 1000};
   RunEstimate run = estimate_run(shape("llama2-7b"), cost, walls, shares);
   EXPECT_TRUE(run.fits);
@@ -102,8 +102,8 @@ TEST(RunEstimate, RatesAreWallsTimesShares) {
   walls.bf16_tile_flops = 0.0;
   EXPECT_DOUBLE_EQ(estimate_run(shape("llama2-7b"), cost, walls, shares).prefill, 2.4);
   EXPECT_DOUBLE_EQ(estimate_run(shape("gpt-oss-20b"), cost, walls, shares).prefill, 1.2);
-  EXPECT_EQ(prefill_roof(walls, shares, false).what, "bf16 pairs");
-  walls.bf16_pair_flops = 0.0;
+  EXPECT_EQ(prefill_roof(walls, shares, false).what, "int8 vectors");
+  walls.int8_vector_flops = 0.0;
   walls.usable_bytes = 999;
   run = estimate_run(shape("llama2-7b"), cost, walls, shares);
   EXPECT_FALSE(run.fits);
