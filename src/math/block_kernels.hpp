@@ -44,8 +44,9 @@ struct BlockDot {
   std::int64_t tokens = 0;
   float* out = nullptr;
   std::int64_t out_stride = 0;
-  const std::byte* ahead =
-      nullptr;  ///< rows of the same length that this thread likely reads next: they are fetched; or null
+  /// Rows of the same length that this thread likely reads next: they are fetched; or null.
+  const std::byte* ahead = nullptr;
+  bool fetches = true;  ///< false: what is read next, within these rows too, is left to hardware prefetchers
 };
 
 /// Rows of a weight decoded into one panel (matmul_kernels.hpp) of the instruction set's f32 or bf16 products.

@@ -356,9 +356,9 @@ void walk_rows(const BlockDot& d) {
       const std::int64_t left = d.rows - row;
       const std::int64_t first = left >= kRows || d.rows < kRows ? row : d.rows - kRows;
       const std::int64_t after = left - kRows;
-      const std::byte* ahead = d.ahead;
+      const std::byte* ahead = d.fetches ? d.ahead : nullptr;
       std::int64_t ahead_rows = ahead == nullptr ? 0 : kRows;
-      if (after > 0) {
+      if (after > 0 && d.fetches) {
         ahead = d.weight + static_cast<std::size_t>(row + kRows) * d.row_bytes;
         ahead_rows = after < kRows ? after : kRows;
       }
