@@ -78,6 +78,8 @@ def main():
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--out")
     options = parser.parse_args()
+    if options.other == "loops" and not os.path.exists(options.loops):
+        parser.error(f"{options.loops} is not there; cmake --build --preset bench --target machine_loops makes it")
     rounds = []
     if options.out and os.path.exists(options.out):
         with open(options.out, encoding="utf-8") as file:

@@ -99,6 +99,8 @@ def ik_round(options, model):
     output = run([*options.wrap, options.ik, "-m", model, "-p", str(options.prompt), "-n", "0", "-gp",
                   f"{options.prompt},{options.decode}", "-t", str(options.threads), "-r", "1", "-fa", "1", "-fmoe", "1", "-o",
                   "json"], "ik_llama.cpp")
+    if "[" not in output:
+        sys.exit(f"ik_llama.cpp: expected llama-bench's JSON, found:\n{output}")
     rows = json.loads(output[output.index("["):])
     return {"prefill": next(row["avg_ts"] for row in rows if row["n_gen"] == 0),
             "decode": next(row["avg_ts"] for row in rows if row["n_gen"] > 0)}
@@ -207,6 +209,8 @@ def main():
     if not Path(options.quern).exists():
         parser.error(f"{options.quern} is not there; tools/quickstart.sh or cmake --build --preset release makes it")
     options.quern = str(Path(options.quern).resolve())
+    if options.ik and not Path(options.ik).is_file():
+        parser.error(f"--ik: {options.ik}: no such file")
     if not options.node or not shutil.which(options.node):
         parser.error("Node.js is missing: apt-get install nodejs npm")
     package = options.peer / "node_modules/node-llama-cpp/package.json"

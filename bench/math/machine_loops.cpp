@@ -168,6 +168,15 @@ int main(int count, char** words) {
     std::fprintf(stderr, "machine_loops: expected five numbers of bytes: L1 L2 L3 MEMORY SMALL\n");
     return 2;
   }
+  if (!__builtin_cpu_supports("avx512f")) {
+    std::fprintf(stderr, "machine_loops: this processor has no AVX-512\n");
+    return 2;
+  }
+  for (int word = 1; word < count; ++word) {
+    if (std::strtoull(words[word], nullptr, 10) >= 4096) continue;
+    std::fprintf(stderr, "machine_loops: expected a block of at least 4096 bytes, found \"%s\"\n", words[word]);
+    return 2;
+  }
   struct Access {
     const char* name;
     Loop loop;

@@ -19,7 +19,7 @@ struct MachineWalls {
   double read_bytes_per_second = 0.0;  ///< from memory, all threads
   double f32_flops = 0.0;              ///< multiply-adds on registers, all threads
   double bf16_tile_flops = 0.0;        ///< matrix tiles on registers; 0: there are none
-  double int8_vector_flops = 0.0;        ///< products of int8 vectors on registers; 0: there are none
+  double int8_vector_flops = 0.0;      ///< products of int8 vectors on registers; 0: there are none
   std::uint64_t usable_bytes = 0;      ///< memory that this process may take
 };
 

@@ -102,7 +102,7 @@ class TrainerImpl final : public Trainer {
     interval_start_ = Clock::now();
     session_start_ = options_.started.value_or(interval_start_);
     earlier_seconds_ = info_.train_seconds;
-    tokens_trained_ = run_.train.micro_batches(info_.step) * setup_.plan.tokens_per_micro_batch;
+    tokens_trained_ = info_.micro_batch * setup_.plan.tokens_per_micro_batch;
     speeds_.reserve(static_cast<std::size_t>(run_.train.steps - info_.step));
     if (setup_.plan.start && run_.train.eval_every > 0) {
       if (auto done = before_first_step(); !done) return tl::make_unexpected(done.error());
