@@ -5,7 +5,7 @@
     tools/compare_llama_cpp.py --peer peer [--ik LLAMA_BENCH] MODEL.gguf... [--prompt 512] [--decode 24] [--rounds 3] [--json OUT]
 
 llama.cpp is the build inside the npm package node-llama-cpp, which picks its own kernels for this processor; ik_llama.cpp, if its
-llama-bench is given, takes part as a third (with flash attention and fused experts). A round is one process of each, who goes
+llama-bench is given, takes part as a third (with fused experts). A round is one process of each, who goes
 first changes; each warms up before it measures. Prefill computes a prompt of --prompt tokens (batches of 512 on all sides);
 decode then computes --decode tokens, one by one, after that prompt (in Quern after --depth tokens, if that is given). Prompts
 are random, and so are the tokens that Quern and ik_llama.cpp decode; llama.cpp decodes the likeliest ones. KV caches are f16 on
@@ -97,8 +97,8 @@ def peer_round(options, model):
 def ik_round(options, model):
     """llama-bench's two rows: a prompt alone, and tokens generated after one."""
     output = run([*options.wrap, options.ik, "-m", model, "-p", str(options.prompt), "-n", "0", "-gp",
-                  f"{options.prompt},{options.decode}", "-t", str(options.threads), "-r", "1", "-fa", "1", "-fmoe", "1", "-o",
-                  "json"], "ik_llama.cpp")
+                  f"{options.prompt},{options.decode}", "-t", str(options.threads), "-r", "1", "-fa", str(int(options.flash)),
+                  "-fmoe", "1", "-o", "json"], "ik_llama.cpp")
     if "[" not in output:
         sys.exit(f"ik_llama.cpp: expected llama-bench's JSON, found:\n{output}")
     rows = json.loads(output[output.index("["):])
@@ -195,7 +195,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--kv-type", default="f16", help="of Quern's cache; default: f16, as llama.cpp's is")
-    parser.add_argument("--flash", action="store_true", help="llama.cpp's flash attention")
+    parser.add_argument("--flash", action="store_true", help="the others' flash attention")
     parser.add_argument("--quern", default=str(ROOT / "build/release/tools/quern"), help="the program to measure")
     parser.add_argument("--node", default=shutil.which("node"), help="Node.js 20 or newer")
     parser.add_argument("--wrap", default="", help="words in front of every measured process, such as 'taskset -c 0,1'")
